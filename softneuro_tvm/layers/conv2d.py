@@ -1,0 +1,144 @@
+"""Two-dimensional convolution with bias, residual add and activation: any kernel, stride, dilation, groups, padding."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from softneuro_tvm.activations import IDENTITY, Activation
+from softneuro_tvm.formats import TensorType
+from softneuro_tvm.graph import Workload
+from softneuro_tvm.layer_kind import LayerKind, Operand, Recognised
+
+
+@dataclass(frozen=True)
+class Conv2dAttributes:
+    """Attributes of a convolution.
+
+    Args:
+        strides: (vertical, horizontal).
+        padding: Zeros added (top, left, bottom, right), as in TVM.
+        dilation: (vertical, horizontal).
+        groups: Groups of channels; equal to C and K for a depthwise convolution.
+        activation: Applied last.
+        residual: True if a second input of the output's shape is added before the activation.
+    """
+
+    strides: tuple[int, int] = (1, 1)
+    padding: tuple[int, int, int, int] = (0, 0, 0, 0)
+    dilation: tuple[int, int] = (1, 1)
+    groups: int = 1
+    activation: Activation = IDENTITY
+    residual: bool = False
+
+
+class Conv2d(LayerKind):
+    """``y = activation(conv(x, weight) + bias [+ residual])``.
+
+    Shapes: x [N, C, H, W]; weight [K, C / groups, R, S]; bias [K]; slope [K] (PReLU only); y [N, K, OH, OW].
+    """
+
+    name = "conv2d"
+    Attributes = Conv2dAttributes
+    relax_operators = ("relax.nn.conv2d",)
+
+    def from_relax(self, operator: str, attrs: Any, operands: Sequence[Operand]) -> Recognised | None:
+        """Recognises float32 NCHW convolutions with constant OIHW weights."""
+        data, weight = operands
+        if weight.value is None or data.type.dtype != "float32" or weight.type.dtype != "float32":
+            return None
+        if (attrs.data_layout, attrs.kernel_layout) != ("NCHW", "OIHW") or attrs.out_layout not in ("", "NCHW"):
+            return None
+        if attrs.out_dtype not in (None, "", "void", "float32"):
+            return None
+        pads = tuple(int(p) for p in attrs.padding)
+        padding = pads if len(pads) == 4 else pads * 2 if len(pads) == 2 else pads * 4
+        attributes = Conv2dAttributes(
+            (int(attrs.strides[0]), int(attrs.strides[1])),
+            (padding[0], padding[1], padding[2], padding[3]),
+            (int(attrs.dilation[0]), int(attrs.dilation[1])),
+            int(attrs.groups),
+        )
+        bias = np.zeros(weight.type.shape[0], "float32")
+        return Recognised(attributes, (0,), {"weight": weight.value, "bias": bias})
+
+    def output_types(
+        self, attributes: Conv2dAttributes, inputs: Sequence[TensorType], weights: Mapping[str, TensorType]
+    ) -> tuple[TensorType, ...]:
+        """Shape [N, K, OH, OW]."""
+        n, _, h, w = inputs[0].shape
+        k, _, r, s = weights["weight"].shape
+        top, left, bottom, right = attributes.padding
+        oh = (h + top + bottom - (r - 1) * attributes.dilation[0] - 1) // attributes.strides[0] + 1
+        ow = (w + left + right - (s - 1) * attributes.dilation[1] - 1) // attributes.strides[1] + 1
+        return (TensorType((n, k, oh, ow), inputs[0].dtype),)
+
+    def reference(
+        self, attributes: Conv2dAttributes, inputs: Sequence[np.ndarray], weights: Mapping[str, np.ndarray]
+    ) -> tuple[np.ndarray, ...]:
+        """Sums one matrix product for each kernel position."""
+        x, weight = inputs[0], weights["weight"]
+        types = {key: TensorType(value.shape) for key, value in weights.items()}
+        n, k, oh, ow = self.output_types(attributes, [TensorType(x.shape)], types)[0].shape
+        top, left, bottom, right = attributes.padding
+        padded = np.pad(x, ((0, 0), (0, 0), (top, bottom), (left, right)))
+        groups, (sy, sx), (dy, dx) = attributes.groups, attributes.strides, attributes.dilation
+        c_group, k_group = x.shape[1] // groups, k // groups
+        grouped = weight.reshape(groups, k_group, *weight.shape[1:])
+        y = np.zeros((n, groups, k_group, oh * ow), np.result_type(x, weight))
+        for r in range(weight.shape[2]):
+            for s in range(weight.shape[3]):
+                rows = slice(r * dy, r * dy + (oh - 1) * sy + 1, sy)
+                columns = slice(s * dx, s * dx + (ow - 1) * sx + 1, sx)
+                part = padded[:, :, rows, columns].reshape(n, groups, c_group, oh * ow)
+                y += grouped[None, :, :, :, r, s] @ part
+        y = y.reshape(n, k, oh, ow) + weights["bias"].reshape(1, k, 1, 1)
+        if attributes.residual:
+            y = y + inputs[1]
+        slope = weights["slope"].reshape(1, k, 1, 1) if "slope" in weights else None
+        return (attributes.activation.reference(y, slope),)
+
+    def flops(self, workload: Workload) -> int:
+        """Two for each multiply-add of the direct algorithm."""
+        _, c_group, r, s = workload.weight_types["weight"].shape
+        return 2 * int(np.prod(workload.outputs[0].shape)) * c_group * r * s
+
+    def examples(self) -> Iterable[Workload]:
+        """Odd sizes, uneven channels, strides, dilation, groups, batches, asymmetric padding, every epilogue."""
+        relu, clip = Activation("relu"), Activation("clip", 0.0, 6.0)
+        same = (1, 1, 1, 1)
+        cases: list[tuple[tuple[int, int, int, int], int, tuple[int, int], Conv2dAttributes]] = [
+            ((1, 16, 9, 11), 32, (3, 3), Conv2dAttributes(padding=same, activation=relu)),
+            ((1, 32, 14, 14), 48, (3, 3), Conv2dAttributes(padding=same, residual=True, activation=relu)),
+            ((2, 20, 7, 7), 36, (3, 3), Conv2dAttributes(padding=same)),
+            ((1, 3, 33, 31), 32, (7, 7), Conv2dAttributes((2, 2), (3, 3, 3, 3), activation=relu)),
+            ((1, 3, 20, 20), 24, (3, 3), Conv2dAttributes((2, 2), (0, 0, 1, 1), activation=clip)),
+            ((1, 64, 13, 13), 96, (1, 1), Conv2dAttributes(activation=Activation("hard_swish"))),
+            ((1, 24, 7, 7), 40, (1, 1), Conv2dAttributes(residual=True)),
+            ((2, 48, 8, 8), 32, (1, 1), Conv2dAttributes((2, 2))),
+            ((1, 96, 1, 1), 24, (1, 1), Conv2dAttributes(activation=Activation("hard_sigmoid", 1 / 6, 0.5))),
+            ((1, 32, 15, 15), 32, (3, 3), Conv2dAttributes((2, 2), same, groups=32, activation=clip)),
+            ((1, 40, 14, 14), 40, (5, 5), Conv2dAttributes(padding=(2, 2, 2, 2), groups=40)),
+            ((2, 20, 9, 9), 20, (3, 3), Conv2dAttributes(padding=same, groups=20, activation=Activation("silu"))),
+            ((1, 64, 10, 10), 64, (3, 3), Conv2dAttributes(padding=same, groups=4, activation=relu)),
+            ((1, 24, 9, 9), 48, (3, 3), Conv2dAttributes(padding=same, groups=3)),
+            ((1, 16, 12, 12), 16, (3, 3), Conv2dAttributes(padding=(2, 2, 2, 2), dilation=(2, 2))),
+            ((1, 16, 10, 12), 32, (1, 7), Conv2dAttributes(padding=(0, 3, 0, 3), activation=relu)),
+            ((1, 16, 12, 10), 32, (7, 1), Conv2dAttributes(padding=(3, 0, 3, 0))),
+            ((1, 16, 11, 11), 16, (5, 5), Conv2dAttributes(padding=(2, 2, 2, 2))),
+            ((1, 16, 8, 8), 32, (3, 3), Conv2dAttributes(padding=(0, 1, 2, 1), activation=Activation("prelu"))),
+            ((1, 5, 6, 6), 7, (2, 2), Conv2dAttributes(activation=Activation("leaky_relu", 0.1))),
+            ((1, 16, 6, 6), 16, (3, 3), Conv2dAttributes(padding=same, activation=Activation("sigmoid"))),
+            ((1, 16, 6, 6), 16, (3, 3), Conv2dAttributes(padding=same, activation=Activation("tanh"))),
+            ((1, 32, 5, 5), 32, (1, 1), Conv2dAttributes(activation=Activation("gelu"))),
+        ]
+        for shape, k, kernel, attributes in cases:
+            weights = {"weight": TensorType((k, shape[1] // attributes.groups, *kernel)), "bias": TensorType((k,))}
+            if attributes.activation.name == "prelu":
+                weights["slope"] = TensorType((k,))
+            x = TensorType(shape)
+            inputs = [x, *self.output_types(attributes, [x], weights)] if attributes.residual else [x]
+            yield self.workload(attributes, inputs, weights)
