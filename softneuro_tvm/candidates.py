@@ -7,8 +7,10 @@ from dataclasses import dataclass
 
 from softneuro_tvm.device import Device
 from softneuro_tvm.errors import SelectionError
+from softneuro_tvm.formats import Format, TensorType, canonical_format
 from softneuro_tvm.graph import Graph, Workload
-from softneuro_tvm.registry import routines_of
+from softneuro_tvm.layers.layout_cast import LayoutCastAttributes
+from softneuro_tvm.registry import layer_kind, routines_of
 from softneuro_tvm.routine import Candidate
 
 
@@ -24,8 +26,9 @@ class Candidates:
     by_workload: Mapping[Workload, tuple[Candidate, ...]]
     refusals: Mapping[Workload, tuple[tuple[str, str], ...]]
 
-    def __len__(self) -> int:
-        return sum(map(len, self.by_workload.values()))
+    def all(self) -> tuple[Candidate, ...]:
+        """Every candidate, adapters last."""
+        return tuple(candidate for options in self.by_workload.values() for candidate in options)
 
 
 def workload_candidates(
@@ -46,8 +49,38 @@ def workload_candidates(
     return tuple(found), tuple(refused)
 
 
+def adapter_workload(tensor: TensorType, source: Format, target: Format) -> Workload:
+    """The conversion of a tensor from one format into another, as a workload of kind `layout_cast`."""
+    return layer_kind("layout_cast").workload(LayoutCastAttributes(source.layout, target.layout), [tensor])
+
+
+def _adapters(graph: Graph, by_workload: Mapping[Workload, tuple[Candidate, ...]]) -> list[Workload]:
+    """Every conversion that some choice of candidates could need."""
+    needed: dict[Workload, None] = {}
+    for tensor, tensor_type in graph.tensors.items():
+        canonical = canonical_format(tensor_type)
+        sources, targets = {canonical: None}, dict[Format, None]()
+        producer = graph.producer.get(tensor)
+        if producer is not None:
+            port = producer.outputs.index(tensor)
+            options = by_workload[graph.workloads[producer.name]]
+            sources = dict.fromkeys(option.variant.outputs[port] for option in options)
+        for reader, port in graph.readers[tensor]:
+            options = by_workload[graph.workloads[reader.name]]
+            targets |= dict.fromkeys(option.variant.inputs[port] for option in options)
+        if tensor in graph.outputs:
+            targets[canonical] = None
+        needed |= {
+            adapter_workload(tensor_type, source, target): None
+            for source in sources
+            for target in targets
+            if source != target and (source.dtype, source.device) == (target.dtype, target.device)
+        }
+    return list(needed)
+
+
 def enumerate_candidates(graph: Graph, device: Device) -> Candidates:
-    """Lists what could compute each layer.
+    """Lists what could compute each layer, and the adapters that could stand between.
 
     Raises:
         SelectionError: a layer that no routine computes.
@@ -62,4 +95,6 @@ def enumerate_candidates(graph: Graph, device: Device) -> Candidates:
         if not by_workload[workload]:
             reasons = "; ".join(f"{name} {reason}" for name, reason in refusals[workload])
             raise SelectionError(f"no routine computes layer {layer.name!r} ({workload}): {reasons or 'none exists'}")
+    for workload in _adapters(graph, by_workload):
+        by_workload[workload], refusals[workload] = workload_candidates(workload, device)
     return Candidates(by_workload, refusals)

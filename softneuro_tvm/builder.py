@@ -1,0 +1,203 @@
+"""Stage `build`: one fresh Relax function that calls the chosen kernel of each layer, weights embedded."""
+
+from __future__ import annotations
+
+import json
+import logging
+from typing import Any
+
+import tvm
+from tvm import relax
+
+from softneuro_tvm import __version__
+from softneuro_tvm.candidates import adapter_workload
+from softneuro_tvm.codegen import PASS_CONFIG, TIR_PIPELINE, rename
+from softneuro_tvm.device import Device
+from softneuro_tvm.errors import BuildError, PlanError
+from softneuro_tvm.formats import Format, TensorType, canonical_format, physical_shape
+from softneuro_tvm.graph import Graph, Layer, Workload
+from softneuro_tvm.plan import LayerChoice, Plan
+from softneuro_tvm.registry import routine
+from softneuro_tvm.routine import VIEW, Variant
+from softneuro_tvm.runtime import MANIFEST_FUNCTION, Module
+
+logger = logging.getLogger(__name__)
+
+
+def build(graph: Graph, plan: Plan, device: Device) -> Module:
+    """Builds the module that a plan describes.
+
+    Args:
+        graph: The network that the plan was made for.
+        plan: What to use for each layer.
+        device: What to generate code for.
+
+    Raises:
+        PlanError: the plan belongs to another graph.
+        BuildError: code generation failed.
+    """
+    if plan.graph != graph.digest:
+        raise PlanError(f"the plan was made for another model than {graph.name!r}; make a new one with `tune`")
+    module = _Builder(graph, plan, device).module()
+    target = tvm.target.Target(dict(device.target))
+    try:
+        with tvm.transform.PassContext(opt_level=3, config=PASS_CONFIG):
+            executable = relax.build(module, target, relax_pipeline=_lowering, tir_pipeline=TIR_PIPELINE)
+    except Exception as error:  # TVM raises many types
+        raise BuildError(f"TVM could not build {graph.name!r}: {error}") from error
+    return Module.from_executable(executable, manifest(graph, plan))
+
+
+def manifest(graph: Graph, plan: Plan) -> dict[str, Any]:
+    """What the module says about itself: inputs, outputs, device, versions, plan."""
+
+    def ports(names: tuple[str, ...], tensors: tuple[str, ...]) -> list[dict[str, Any]]:
+        types = [graph.tensors[tensor] for tensor in tensors]
+        return [{"name": n, "shape": list(t.shape), "dtype": t.dtype} for n, t in zip(names, types, strict=True)]
+
+    return {
+        "softneuro_tvm": __version__,
+        "tvm": tvm.__version__,
+        "model": graph.name,
+        "graph": graph.digest,
+        "device": dict(plan.device),
+        "inputs": ports(graph.inputs, graph.inputs),
+        "outputs": ports(graph.output_names, graph.outputs),
+        "plan": json.loads(plan.to_json()),
+    }
+
+
+@tvm.transform.module_pass(opt_level=0)  # type: ignore[untyped-decorator]
+def _lowering(module: tvm.IRModule, _context: Any) -> tvm.IRModule:
+    """Relax to VM instructions. Nothing is legalised or fused here: every call is one of our kernels already."""
+    t = relax.transform
+    return tvm.transform.Sequential(
+        [
+            t.InlinePrivateFunctions(),
+            t.ToNonDataflow(),
+            t.RemovePurityChecking(),
+            t.CallTIRRewrite(),
+            t.StaticPlanBlockMemory(),
+            t.LowerAllocTensor(),
+            t.KillAfterLastUse(),
+            t.LowerRuntimeBuiltin(),
+            t.ComputePrimValue(),
+            t.VMShapeLower(),
+            t.AttachGlobalSymbol(),
+        ]
+    )(module)
+
+
+def _physical_type(tensor: TensorType, tensor_format: Format) -> Any:
+    return relax.TensorType(physical_shape(tensor.shape, tensor_format.layout), tensor_format.dtype)
+
+
+class _Builder:
+    """Emits the Relax function of a plan."""
+
+    def __init__(self, graph: Graph, plan: Plan, device: Device) -> None:
+        self.graph, self.plan, self.device = graph, plan, device
+        self.block = relax.BlockBuilder()
+        self.kernels: dict[tuple[str, str, Variant], Any] = {}
+        self.available: dict[tuple[str, Format], Any] = {}
+        self.source: dict[str, Format] = {}
+        self.adapters = {(a.tensor, a.target): a for a in plan.adapters}
+
+    def module(self) -> tvm.IRModule:
+        types = self.graph.tensors
+        parameters = [
+            relax.Var(f"input_{i}", relax.TensorType(types[name].shape, types[name].dtype))
+            for i, name in enumerate(self.graph.inputs)
+        ]
+        with self.block.function("main", parameters):
+            with self.block.dataflow():
+                for name, parameter in zip(self.graph.inputs, parameters, strict=True):
+                    self._define(name, canonical_format(types[name]), parameter)
+                for layer, choice in zip(self.graph.layers, self.plan.layers, strict=True):
+                    self._layer(layer, choice)
+                results = [self._read(name, canonical_format(types[name])) for name in self.graph.outputs]
+                output = self.block.emit_output(results[0] if len(results) == 1 else relax.Tuple(results))
+            self.block.emit_func_output(output)
+        text = json.dumps(manifest(self.graph, self.plan), sort_keys=True)
+        with self.block.function(MANIFEST_FUNCTION, []):
+            self.block.emit_func_output(relax.StringImm(text))
+        return self.block.finalize()
+
+    def _define(self, tensor: str, tensor_format: Format, value: Any) -> None:
+        self.source[tensor] = tensor_format
+        self.available[tensor, tensor_format] = value
+
+    def _read(self, tensor: str, wanted: Format) -> Any:
+        """The tensor in a format; converts it on first use."""
+        key = (tensor, wanted)
+        if key not in self.available:
+            adapter = self.adapters.get(key)
+            if adapter is None:
+                raise PlanError(f"the plan has no adapter of {tensor!r} to {wanted}; make a new one with `tune`")
+            tensor_type = self.graph.tensors[tensor]
+            workload = adapter_workload(tensor_type, adapter.source, adapter.target)
+            value = self.available[tensor, adapter.source]
+            self.available[key] = self._call(workload, adapter.routine, adapter.variant, [value], [])[0]
+        return self.available[key]
+
+    def _layer(self, layer: Layer, choice: LayerChoice) -> None:
+        workload = self.graph.workloads[layer.name]
+        if choice.layer != layer.name or choice.workload != workload.digest:
+            raise PlanError(f"the plan's layer {choice.layer!r} is not the model's {layer.name!r}")
+        inputs = [self._read(name, port) for name, port in zip(layer.inputs, choice.variant.inputs, strict=True)]
+        packed = routine(choice.routine).pack(workload, choice.variant, layer.weights)
+        constants = [relax.const(array) for array in packed]
+        outputs = self._call(workload, choice.routine, choice.variant, inputs, constants)
+        for name, port, value in zip(layer.outputs, choice.variant.outputs, outputs, strict=True):
+            self._define(name, port, value)
+
+    def _call(
+        self, workload: Workload, name: str, variant: Variant, inputs: list[Any], constants: list[Any]
+    ) -> list[Any]:
+        types = [_physical_type(t, f) for t, f in zip(workload.outputs, variant.outputs, strict=True)]
+        kernel = self._kernel(workload, name, variant)
+        if kernel is VIEW:
+            return [self.block.emit(relax.op.reshape(inputs[0], types[0].shape))]
+        function, is_relax = kernel
+        if is_relax:
+            result = self.block.emit(relax.Call(function, [*inputs, *constants]))
+        else:
+            result = self.block.emit(relax.call_tir(function, [*inputs, *constants], types))
+        if not isinstance(result.ty, relax.TupleType):
+            return [result]
+        return [self.block.emit(relax.TupleGetItem(result, i)) for i in range(len(types))]
+
+    def _kernel(self, workload: Workload, name: str, variant: Variant) -> Any:
+        """`VIEW`, or the global variable of a kernel and whether it is a Relax function; each is generated once."""
+        key = (workload.digest, name, variant)
+        if key not in self.kernels:
+            emitted = routine(name).emit(workload, variant, self.device)
+            symbol = f"k{len(self.kernels)}_{name.replace('/', '_')}"
+            if emitted is VIEW:
+                self.kernels[key] = VIEW
+            elif isinstance(emitted, tvm.IRModule):
+                self.kernels[key] = (self._add_region(emitted, symbol), True)
+            else:
+                self.kernels[key] = (self.block.add_func(rename(emitted, symbol), symbol), False)
+        return self.kernels[key]
+
+    def _add_region(self, region: tvm.IRModule, symbol: str) -> Any:
+        """Adds a Relax function and its kernels under fresh names; the function is inlined later."""
+        renamed = {}
+        for variable, function in region.functions_items():
+            if variable.name != "main":
+                inner = f"{symbol}_{variable.name}"
+                renamed[variable] = self.block.add_func(rename(function, inner), inner)
+        main = _substitute(region["main"], renamed)
+        return self.block.add_func(main.without_attr("global_symbol"), symbol)
+
+
+def _substitute(function: Any, renamed: dict[Any, Any]) -> Any:
+    """The function with global variables replaced."""
+
+    @relax.expr_functor.mutator
+    class Renamer(relax.PyExprMutator):  # type: ignore[misc]
+        def visit_global_var_(self, variable: Any) -> Any:
+            return renamed.get(variable, variable)
+
+    return Renamer().visit_expr(function)

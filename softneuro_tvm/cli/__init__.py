@@ -1,0 +1,44 @@
+"""The command line: `softneuro-tvm tune | run | bench | inspect | routines | explain | doctor`."""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+import typer
+
+from softneuro_tvm.cli import bench, doctor, explain, inspect, routines, run, tune
+from softneuro_tvm.errors import SoftNeuroError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    help="Tune trained networks for the hardware at hand. Typical use: "
+    "[bold]softneuro-tvm tune resnet18.onnx -o resnet18.so[/bold], then "
+    "[bold]softneuro-tvm run resnet18.so --print-time[/bold]. Models may also be [bold]zoo:NAME[/bold].",
+)
+app.command("tune")(tune.tune)
+app.command("run")(run.run)
+app.command("bench")(bench.bench)
+app.command("inspect")(inspect.inspect)
+app.command("routines")(routines.routines)
+app.command("explain")(explain.explain)
+app.command("doctor")(doctor.doctor)
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells have it."""
+
+
+def main() -> None:
+    """Runs the command line; an expected error prints one message and exits with 1."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr)
+    try:
+        app(standalone_mode=True)
+    except SoftNeuroError as error:
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.stderr.write("\ninterrupted; measurements so far are kept, the same command resumes from them\n")
+        sys.exit(INTERRUPTED)

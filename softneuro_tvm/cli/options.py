@@ -1,0 +1,48 @@
+"""Options that several commands share, named as in tvmc where tvmc has them."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from softneuro_tvm.errors import DynamicShapeError
+
+Model = Annotated[str, typer.Argument(help="ONNX file, or zoo:NAME (`softneuro-tvm inspect zoo:` lists the names).")]
+InputShapes = Annotated[
+    str | None,
+    typer.Option("--input-shapes", help='Shapes of inputs that the model leaves open: "x:[1,3,224,224] y:[1,10]".'),
+]
+Threads = Annotated[
+    int | None, typer.Option("--threads", min=1, help="Threads to tune for and run with; all cores by default.")
+]
+Store = Annotated[
+    Path | None,
+    typer.Option("--tuning-records", help="Profile store (SQLite); the user's cache folder by default."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Machine-readable output on standard output.")]
+
+_SHAPE = re.compile(r"\s*([^\s:\[\],][^:\[\]]*):\s*\[([\d,\s]*)\]\s*,?")
+
+
+def parse_input_shapes(text: str | None) -> dict[str, list[int]] | None:
+    """Parses tvmc's notation ``name:[1,3,224,224] other:[1,10]``.
+
+    Raises:
+        DynamicShapeError: malformed text.
+    """
+    if text is None:
+        return None
+    shapes: dict[str, list[int]] = {}
+    position = 0
+    while position < len(text):
+        match = _SHAPE.match(text, position)
+        if match is None:
+            raise DynamicShapeError(
+                f'--input-shapes cannot be read from {text[position:]!r}; write it like "x:[1,3,224,224] y:[1,10]"'
+            )
+        shapes[match[1].strip()] = [int(n) for n in match[2].split(",") if n.strip()]
+        position = match.end()
+    return shapes

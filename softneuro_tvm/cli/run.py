@@ -1,0 +1,87 @@
+"""`softneuro-tvm run`: run a built module."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+
+from softneuro_tvm.cli.options import Json
+from softneuro_tvm.cli.tables import console, milliseconds, print_json
+from softneuro_tvm.errors import ModelError
+from softneuro_tvm.files import replacing
+
+
+def run(
+    module: Annotated[Path, typer.Argument(help="Library that `tune` wrote.")],
+    inputs: Annotated[
+        list[Path] | None,
+        typer.Option("-i", "--inputs", "--input", help="Inputs: .npy in the model's order, or one .npz by name."),
+    ] = None,
+    outputs: Annotated[Path | None, typer.Option("--outputs", help="Where to write outputs (.npz).")] = None,
+    fill_mode: Annotated[str, typer.Option("--fill-mode", help="Without inputs: random, zeros or ones.")] = "random",
+    print_time: Annotated[bool, typer.Option("--print-time", help="Print the time of a run.")] = False,
+    repeat: Annotated[int, typer.Option("--repeat", min=1, help="Samples for --print-time.")] = 20,
+    number: Annotated[int, typer.Option("--number", min=1, help="Runs that a sample averages.")] = 1,
+    top: Annotated[int, typer.Option("--top", help="Print the largest elements of the first output.")] = 5,
+    json_output: Json = False,
+) -> None:
+    """Run a built module on given or generated inputs."""
+    from softneuro_tvm.runtime import load_module
+
+    loaded = load_module(module)
+    arrays = _read(inputs) if inputs else _fill(loaded.manifest["inputs"], fill_mode)
+    positional = arrays if isinstance(arrays, list) else []
+    tensors = loaded.tensors(positional, arrays if isinstance(arrays, dict) else {})
+    results = dict(zip((port["name"] for port in loaded.manifest["outputs"]), loaded.run(tensors), strict=True))
+    if outputs is not None:
+        with replacing(outputs) as temporary, temporary.open("wb") as stream:
+            np.savez(stream, **results)
+    samples = loaded.time(tensors, repeat, number) if print_time else []
+    first = next(iter(results.values())).reshape(-1)
+    best = [int(i) for i in np.argsort(first)[::-1][:top]]
+    if json_output:
+        shapes = {name: list(value.shape) for name, value in results.items()}
+        print_json({"outputs": shapes, "top": best, "samples_s": samples})
+        return
+    for name, value in results.items():
+        console.print(f"{name}: {value.dtype}{list(value.shape)}")
+    console.print("largest: " + ", ".join(f"[{i}] {first[i]:.4g}" for i in best), highlight=False)
+    if samples:
+        threads = loaded.manifest["device"]["threads"]
+        console.print(
+            f"median {milliseconds(statistics.median(samples))} ms, fastest {milliseconds(min(samples))} ms "
+            f"of {repeat} x {number} runs, {threads} thread(s)"
+        )
+
+
+def _read(paths: list[Path]) -> list[np.ndarray] | dict[str, np.ndarray]:
+    try:
+        if len(paths) == 1 and paths[0].suffix == ".npz":
+            with np.load(paths[0]) as archive:
+                return dict(archive)
+        return [np.load(path) for path in paths]
+    except (OSError, ValueError, EOFError) as error:
+        raise ModelError(
+            f"cannot read inputs {[str(p) for p in paths]}: {error}; write them with numpy.save"
+        ) from error
+
+
+def _fill(ports: list[dict[str, object]], mode: str) -> dict[str, np.ndarray]:
+    makers: dict[str, Callable[[Any], np.ndarray]] = {
+        "random": lambda shape: np.random.default_rng(0).standard_normal(shape),
+        "zeros": np.zeros,
+        "ones": np.ones,
+    }
+    if mode not in makers:
+        raise ModelError(f"--fill-mode must be one of {', '.join(makers)}, not {mode!r}")
+    filled = {}
+    for port in ports:
+        dtype = np.dtype(str(port["dtype"]))
+        values = makers[mode](port["shape"])
+        filled[str(port["name"])] = (np.abs(values) > 0.5 if dtype.kind in "iub" else values).astype(dtype)
+    return filled

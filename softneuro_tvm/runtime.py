@@ -1,0 +1,162 @@
+"""Running built modules. Needs TVM's runtime library only (`TVM_USE_RUNTIME_LIB=1`), not its compiler."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from softneuro_tvm.errors import BuildError
+from softneuro_tvm.files import replacing
+
+MANIFEST_FUNCTION = "softneuro_manifest"
+"""Relax function of a built module that returns its manifest as JSON text."""
+
+
+class Module:
+    """A built network.
+
+    Attributes:
+        executable: TVM's `relax` executable, or the loaded `tvm.runtime.Module`.
+        manifest: What the module says about itself; see `softneuro_tvm.builder.manifest`.
+        vm: TVM's `relax.VirtualMachine` that runs it.
+    """
+
+    def __init__(self, executable: Any, loaded: Any, manifest: Mapping[str, Any]) -> None:
+        import tvm
+        from tvm.runtime.vm import VirtualMachine
+
+        self.executable = executable
+        self.manifest = manifest
+        self.vm = VirtualMachine(loaded, tvm.cpu())
+        self._main = self.vm["main"]
+        configure_threads(int(manifest["device"]["threads"]))
+
+    @staticmethod
+    def from_executable(executable: Any, manifest: Mapping[str, Any]) -> Module:
+        """Makes a runnable module of a freshly built executable, without a file."""
+        return Module(executable, executable.jit(), manifest)
+
+    @property
+    def plan(self) -> dict[str, Any]:
+        """The plan that the module was built from, as parsed JSON."""
+        return dict(self.manifest["plan"])
+
+    def export(self, path: str | Path) -> None:
+        """Writes the module as a shared library, whole or not at all.
+
+        Raises:
+            BuildError: no linker, or the file cannot be written.
+        """
+        from softneuro_tvm.codegen import linker
+
+        if not hasattr(self.executable, "export_library"):
+            raise BuildError("this module was loaded from a file already; copy that file")
+        link = linker()
+        with replacing(Path(path)) as temporary:
+            self.executable.export_library(str(temporary), fcompile=link)
+
+    def __call__(self, *inputs: np.ndarray, **named: np.ndarray) -> Any:
+        """Runs the network.
+
+        Args:
+            *inputs: Arrays in the order of `manifest["inputs"]`.
+            **named: Arrays by input name, for those not given by position.
+
+        Returns:
+            One array, or a list of arrays if the model has several outputs.
+        """
+        outputs = self.run(self.tensors(inputs, named))
+        return outputs[0] if len(outputs) == 1 else outputs
+
+    def tensors(self, inputs: Sequence[np.ndarray], named: Mapping[str, np.ndarray] | None = None) -> list[Any]:
+        """Checks inputs and copies them into TVM tensors.
+
+        Raises:
+            BuildError: wrong number, name, shape or type of inputs.
+        """
+        import tvm
+
+        expected = self.manifest["inputs"]
+        names = [port["name"] for port in expected]
+        given = dict(zip(names, inputs, strict=False)) | dict(named or {})
+        if len(inputs) > len(names) or set(given) != set(names):
+            raise BuildError(f"the module takes inputs {names}, got {len(inputs)} by position and {list(named or {})}")
+        tensors = []
+        for port in expected:
+            array = np.asarray(given[port["name"]])
+            if list(array.shape) != port["shape"] or str(array.dtype) != port["dtype"]:
+                raise BuildError(
+                    f"input {port['name']!r} must be {port['dtype']}{port['shape']}, "
+                    f"got {array.dtype}{list(array.shape)}"
+                )
+            tensors.append(tvm.runtime.tensor(np.ascontiguousarray(array)))
+        return tensors
+
+    def runner(self, tensors: Sequence[Any]) -> Callable[[], Any]:
+        """A function that runs the network once on TVM tensors and returns TVM's result, for timing."""
+        return lambda: self._main(*tensors)
+
+    def run(self, tensors: Sequence[Any]) -> list[np.ndarray]:
+        """Runs on TVM tensors that `tensors` made; returns numpy arrays."""
+        result = self._main(*tensors)
+        many = [result] if hasattr(result, "numpy") else list(result)
+        return [tensor.numpy() for tensor in many]
+
+    def time(self, tensors: Sequence[Any], repeat: int = 10, number: int = 1, warm_up: int = 3) -> list[float]:
+        """Measures the network.
+
+        Args:
+            tensors: From `tensors`.
+            repeat: Samples taken.
+            number: Runs that one sample averages.
+            warm_up: Runs before the first sample.
+
+        Returns:
+            Seconds for each sample.
+        """
+        for _ in range(warm_up):
+            self._main(*tensors)
+        samples = []
+        for _ in range(repeat):
+            begin = time.perf_counter_ns()
+            for _ in range(number):
+                self._main(*tensors)
+            samples.append((time.perf_counter_ns() - begin) / number * 1e-9)
+        return samples
+
+
+def configure_threads(threads: int) -> None:
+    """Makes TVM's thread pool use this many threads, unless the user set TVM_NUM_THREADS."""
+    import tvm
+
+    if "TVM_NUM_THREADS" not in os.environ:
+        tvm.get_global_func("runtime.config_threadpool")(1, threads)
+
+
+def load_module(path: str | Path) -> Module:
+    """Loads a module that `Module.export` wrote.
+
+    Raises:
+        BuildError: missing file, not a library, or not one of ours.
+    """
+    import tvm
+    from tvm.runtime.vm import VirtualMachine
+
+    file = Path(path)
+    if not file.is_file():
+        raise BuildError(f"there is no module {str(path)!r}; make one with `softneuro-tvm tune MODEL -o {file.name}`")
+    try:
+        loaded = tvm.runtime.load_module(str(file.resolve()))
+        text = VirtualMachine(loaded, tvm.cpu())[MANIFEST_FUNCTION]()
+    except Exception as error:  # TVM raises many types
+        reason = str(error).strip().splitlines()[-1] if str(error).strip() else repr(error)
+        raise BuildError(
+            f"{str(path)!r} is not a module that softneuro-tvm built ({reason}); build it again"
+        ) from error
+    return Module(loaded, loaded, json.loads(str(text)))

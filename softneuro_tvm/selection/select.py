@@ -1,0 +1,156 @@
+"""From measured candidates to a plan."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from softneuro_tvm.candidates import Candidates, adapter_workload
+from softneuro_tvm.device import Device
+from softneuro_tvm.errors import SelectionError
+from softneuro_tvm.formats import Format, TensorType
+from softneuro_tvm.graph import Graph
+from softneuro_tvm.plan import AdapterChoice, Alternative, LayerChoice, Plan
+from softneuro_tvm.profiler.measurement import Measurement
+from softneuro_tvm.routine import Candidate
+from softneuro_tvm.selection.pairwise import PairwiseProblem
+from softneuro_tvm.selection.problem import NetworkProblem, Priced, build_problem
+from softneuro_tvm.selection.solver import greedy, marginals, solve
+
+Profile = Mapping[Candidate, Measurement]
+
+
+def select(graph: Graph, candidates: Candidates, profile: Profile, device: Device) -> Plan:
+    """Chooses a routine for each layer and the adapters between them so that the network is fastest.
+
+    Args:
+        graph: The network.
+        candidates: What could compute each layer, adapters included.
+        profile: Measurements; candidates that failed or were not measured are left out.
+        device: What was measured on.
+
+    Raises:
+        SelectionError: a layer for which nothing worked.
+    """
+    return _Selector(graph, candidates, profile, device).plan()
+
+
+class _Selector:
+    def __init__(self, graph: Graph, candidates: Candidates, profile: Profile, device: Device) -> None:
+        self.graph, self.candidates, self.profile, self.device = graph, candidates, profile, device
+        self.adapter = lru_cache(maxsize=None)(self._adapter)
+        priced = {}
+        for layer in graph.layers:
+            priced[layer.name] = self._priced(candidates.by_workload[graph.workloads[layer.name]])
+            if not priced[layer.name]:
+                reasons = "; ".join(f"{name}: {why}" for name, why in self._rejected(layer.name)[:3])
+                raise SelectionError(
+                    f"layer {layer.name!r} ({graph.workloads[layer.name]}): every candidate failed ({reasons}); "
+                    "`softneuro-tvm tune --json` lists all"
+                )
+        self.priced: dict[str, list[Priced]] = priced
+        self.problem: NetworkProblem = build_problem(graph, priced, self._adapter_cost)
+
+    def _priced(self, options: Sequence[Candidate]) -> list[Priced]:
+        measured = ((option, self.profile.get(option)) for option in options)
+        return [(option, m.median_s) for option, m in measured if m is not None and m.status == "ok"]
+
+    def _rejected(self, layer: str) -> list[tuple[str, str]]:
+        options = self.candidates.by_workload[self.graph.workloads[layer]]
+        failed = [(option, self.profile[option]) for option in options if option in self.profile]
+        return [(f"{o.routine.name}/{o.variant.params_text}", m.message) for o, m in failed if m.status != "ok"]
+
+    def _adapter(self, tensor: TensorType, source: Format, target: Format) -> Priced | None:
+        if (source.dtype, source.device) != (target.dtype, target.device):
+            return None
+        options = self._priced(self.candidates.by_workload.get(adapter_workload(tensor, source, target), ()))
+        return min(options, key=lambda option: option[1], default=None)
+
+    def _adapter_cost(self, tensor: TensorType, source: Format, target: Format) -> float:
+        found = self.adapter(tensor, source, target)
+        return np.inf if found is None else found[1]
+
+    def plan(self) -> Plan:
+        problem = self.problem
+        solution = solve(problem.pairwise)
+        best_with = marginals(problem.pairwise)
+        return Plan(
+            model=self.graph.name,
+            graph=self.graph.digest,
+            device=describe(self.device),
+            layers=tuple(self._choice(i, solution.states[i], best_with[i]) for i in range(len(self.graph.layers))),
+            adapters=tuple(self._conversion(*item) for item in problem.conversions(solution.states)),
+            predicted_s=solution.cost,
+            lower_bound_s=min(solution.lower_bound, solution.cost),
+            method=solution.method,
+            comparison=self._comparison(),
+        )
+
+    def _choice(self, i: int, state: int, best_with: np.ndarray) -> LayerChoice:
+        layer = self.graph.layers[i]
+        chosen, _ = self.problem.layer_states[i][state]
+        ports = {(c.variant.inputs, c.variant.outputs): s for s, (c, _) in enumerate(self.problem.layer_states[i])}
+        others = []
+        for option, cost in self.priced[layer.name]:
+            s = ports[option.variant.inputs, option.variant.outputs]
+            plan_s = float(best_with[s]) + cost - self.problem.layer_states[i][s][1]
+            if option != chosen:
+                others.append(Alternative(option.routine.name, option.descriptor, cost, plan_s))
+        measured = self.profile[chosen]
+        return LayerChoice(
+            layer.name,
+            layer.kind,
+            self.graph.workloads[layer.name].digest,
+            chosen.routine.name,
+            chosen.variant,
+            chosen.descriptor,
+            measured.median_s,
+            measured.spread,
+            tuple(sorted(others, key=lambda a: (a.plan_s, a.descriptor))),
+            tuple(self._rejected(layer.name)),
+        )
+
+    def _conversion(self, tensor: str, source: Format, target: Format) -> AdapterChoice:
+        found = self.adapter(self.graph.tensors[tensor], source, target)
+        assert found is not None  # its cost would be infinite
+        candidate, cost = found
+        return AdapterChoice(tensor, source, target, candidate.routine.name, candidate.variant, cost)
+
+    def _comparison(self) -> dict[str, float]:
+        """Predicted seconds of simpler strategies on the same measurements."""
+        problem = self.problem.pairwise
+        found = {"greedy": greedy(problem).cost, "no_adapters": sum(float(costs.min()) for costs in problem.unary)}
+        layouts = {
+            port.layout
+            for options in self.problem.layer_states
+            for candidate, _ in options
+            for port in candidate.variant.outputs
+            if set(port.layout) >= set("NCHW")
+        }
+        for layout in sorted(layouts):
+            try:
+                found[f"single_layout:{layout}"] = solve(self._restricted(layout)).cost
+            except SelectionError:
+                continue  # this layout alone cannot carry the network
+        return found
+
+    def _restricted(self, layout: str) -> PairwiseProblem:
+        """The problem in which each layer that can stay in one layout does."""
+        unary = list(self.problem.pairwise.unary)
+        for i, options in enumerate(self.problem.layer_states):
+            stays = np.array([_stays_in(candidate, layout) for candidate, _ in options])
+            if stays.any():
+                unary[i] = np.where(stays, unary[i], np.inf)
+        return PairwiseProblem(tuple(unary), self.problem.pairwise.pairwise)
+
+
+def _stays_in(candidate: Candidate, layout: str) -> bool:
+    return all(port.layout == layout for port in (*candidate.variant.inputs, *candidate.variant.outputs))
+
+
+def describe(device: Device) -> dict[str, Any]:
+    """What of a device goes into plans and manifests."""
+    return {"name": device.name, "target": dict(device.target), "part": device.part, "threads": device.threads}

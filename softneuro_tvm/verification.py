@@ -1,0 +1,100 @@
+"""Compares a built module with the reference runtime: onnxruntime on the original model, or plain TVM."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from softneuro_tvm.errors import VerificationError
+from softneuro_tvm.graph import Graph
+from softneuro_tvm.pipeline import Model
+from softneuro_tvm.plain import PlainModule, onnx_model
+from softneuro_tvm.plan import Plan
+from softneuro_tvm.registry import routine
+from softneuro_tvm.runtime import Module
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How a module compares with the reference.
+
+    Args:
+        reference: Name of the reference runtime.
+        error: max|y - reference| / max|reference|, the worst of all outputs.
+        tolerance: Largest error that the chosen routines' declared bounds allow.
+    """
+
+    reference: str
+    error: float
+    tolerance: float
+
+
+def sample_inputs(graph: Graph, seed: int = 0) -> dict[str, np.ndarray]:
+    """Random inputs of a graph: normal for floats, 0 or 1 for integers and booleans."""
+    rng = np.random.default_rng(seed)
+    arrays = {}
+    for name in graph.inputs:
+        tensor = graph.tensors[name]
+        if np.dtype(tensor.dtype).kind == "f":
+            arrays[name] = rng.standard_normal(tensor.shape).astype(tensor.dtype)
+        else:
+            arrays[name] = rng.integers(0, 2, tensor.shape).astype(tensor.dtype)
+    return arrays
+
+
+def reference_outputs(model: Model, inputs: Mapping[str, np.ndarray]) -> tuple[str, list[np.ndarray]]:
+    """The model's outputs by onnxruntime, or by plain TVM if the model did not come from ONNX.
+
+    Returns:
+        Name of the runtime, and the outputs.
+    """
+    proto = onnx_model(model.source, model.input_shapes)
+    if proto is None:
+        return "plain TVM", PlainModule(model.source, model.input_shapes).run(inputs)
+    import onnxruntime
+
+    onnxruntime.set_default_logger_severity(3)
+    session = onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
+    return "onnxruntime", list(session.run(None, dict(inputs)))
+
+
+def tolerance(plan: Plan, graph: Graph) -> float:
+    """What the declared bounds of the chosen routines add up to: errors of independent layers add in quadrature."""
+    bounds = [
+        routine(choice.routine).error_bound(graph.workloads[choice.layer], choice.variant) for choice in plan.layers
+    ]
+    return max(1e-5, 4 * float(np.sqrt(np.sum(np.square(bounds)))))
+
+
+def relative_error(outputs: list[np.ndarray], references: list[np.ndarray]) -> float:
+    """max|y - reference| / max|reference| over all outputs; infinite where shapes or non-finite values differ."""
+    worst = 0.0
+    for y, expected in zip(outputs, references, strict=True):
+        if y.shape != expected.shape or not np.array_equal(np.isfinite(y), np.isfinite(expected)):
+            return float("inf")
+        finite = np.isfinite(expected)
+        if finite.any():
+            a, b = y[finite].astype(np.float64), expected[finite].astype(np.float64)
+            worst = max(worst, float(np.abs(a - b).max() / max(1e-30, np.abs(b).max())))
+    return worst
+
+
+def verify(model: Model, plan: Plan, module: Module) -> Agreement:
+    """Runs module and reference on the same random inputs.
+
+    Raises:
+        VerificationError: they disagree by more than the chosen routines' bounds allow.
+    """
+    inputs = sample_inputs(model.graph)
+    name, expected = reference_outputs(model, inputs)
+    outputs: Any = module.run(module.tensors([], inputs))
+    found = Agreement(name, relative_error(outputs, expected), tolerance(plan, model.graph))
+    if not found.error <= found.tolerance:
+        raise VerificationError(
+            f"the built module differs from {name} by {found.error:.2e} (allowed: {found.tolerance:.2e}); "
+            "please report the model, or leave routines out with a plan of your own"
+        )
+    return found
