@@ -120,7 +120,7 @@ class _Builder:
             self.block.emit_func_output(output)
         text = json.dumps(manifest(self.graph, self.plan), sort_keys=True)
         with self.block.function(MANIFEST_FUNCTION, []):
-            self.block.emit_func_output(relax.StringImm(text))
+            self.block.emit_func_output(tvm.ir.StringImm(text))
         return self.block.finalize()
 
     def _define(self, tensor: str, tensor_format: Format, value: Any) -> None:
@@ -185,8 +185,8 @@ class _Builder:
         """Adds a Relax function and its kernels under fresh names; the function is inlined later."""
         renamed = {}
         for variable, function in region.functions_items():
-            if variable.name != "main":
-                inner = f"{symbol}_{variable.name}"
+            if variable.name_hint != "main":
+                inner = f"{symbol}_{variable.name_hint}"
                 renamed[variable] = self.block.add_func(rename(function, inner), inner)
         main = _substitute(region["main"], renamed)
         return self.block.add_func(main.without_attr("global_symbol"), symbol)

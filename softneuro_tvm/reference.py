@@ -51,13 +51,13 @@ def _computed(graph: Graph, layer: Layer, arguments: list[np.ndarray]) -> tuple[
 
 
 def _widened(array: np.ndarray) -> np.ndarray:
-    return array.astype(np.float64) if array.dtype in (np.float16, np.float32) else array
+    return np.asarray(array, np.float64 if array.dtype in (np.float16, np.float32) else None)
 
 
 def _run_with_tvm(module: str, arguments: list[np.ndarray]) -> list[np.ndarray]:
     import tvm
 
-    results = _compiled(module)(*[tvm.runtime.tensor(np.ascontiguousarray(argument)) for argument in arguments])
+    results = _compiled(module)(*[tvm.runtime.tensor(np.asarray(argument, order="C")) for argument in arguments])
     fields = [results] if isinstance(results, tvm.runtime.Tensor) else list(results)
     return [field.numpy() for field in fields]
 
@@ -68,5 +68,5 @@ def _compiled(module: str) -> Any:
     import tvm
     from tvm import relax
 
-    executable = relax.build(tvm.ir.load_json(module), {"kind": "llvm"})
+    executable = relax.build(tvm.ir.load_json(module), tvm.target.Target({"kind": "llvm"}))
     return relax.VirtualMachine(executable, tvm.cpu())["main"]

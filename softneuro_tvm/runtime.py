@@ -13,6 +13,7 @@ import numpy as np
 
 from softneuro_tvm.errors import BuildError
 from softneuro_tvm.files import replacing
+from softneuro_tvm.quiet import quiet_constants
 
 MANIFEST_FUNCTION = "softneuro_manifest"
 """Relax function of a built module that returns its manifest as JSON text."""
@@ -40,7 +41,8 @@ class Module:
     @staticmethod
     def from_executable(executable: Any, manifest: Mapping[str, Any]) -> Module:
         """Makes a runnable module of a freshly built executable, without a file."""
-        return Module(executable, executable.jit(), manifest)
+        with quiet_constants():
+            return Module(executable, executable.jit(), manifest)
 
     @property
     def plan(self) -> dict[str, Any]:
@@ -58,7 +60,7 @@ class Module:
         if not hasattr(self.executable, "export_library"):
             raise BuildError("this module was loaded from a file already; copy that file")
         link = linker()
-        with replacing(Path(path)) as temporary:
+        with replacing(Path(path)) as temporary, quiet_constants():
             self.executable.export_library(str(temporary), fcompile=link)
 
     def __call__(self, *inputs: np.ndarray, **named: np.ndarray) -> Any:
@@ -152,11 +154,13 @@ def load_module(path: str | Path) -> Module:
     if not file.is_file():
         raise BuildError(f"there is no module {str(path)!r}; make one with `softneuro-tvm tune MODEL -o {file.name}`")
     try:
-        loaded = tvm.runtime.load_module(str(file.resolve()))
-        text = VirtualMachine(loaded, tvm.cpu())[MANIFEST_FUNCTION]()
+        with quiet_constants():
+            loaded = tvm.runtime.load_module(str(file.resolve()))
+            text = VirtualMachine(loaded, tvm.cpu())[MANIFEST_FUNCTION]()
+            module = Module(loaded, loaded, json.loads(str(text)))
     except Exception as error:  # TVM raises many types
         reason = str(error).strip().splitlines()[-1] if str(error).strip() else repr(error)
         raise BuildError(
             f"{str(path)!r} is not a module that softneuro-tvm built ({reason}); build it again"
         ) from error
-    return Module(loaded, loaded, json.loads(str(text)))
+    return module
