@@ -23,6 +23,12 @@ logger = logging.getLogger(__name__)
 PARALLEL_WORK = 1 << 14
 """Loop iterations below which starting threads (about 5 microseconds) costs more than it saves."""
 
+TURNS = 4
+"""Iterations for each thread that are enough to share the work evenly."""
+
+UNROLLED = 32
+"""Length of a reduction that the code generator unrolls by itself, so that it may stay innermost."""
+
 _REDUCTION = 2
 """`IterVar.iter_type` of a reduction axis."""
 
@@ -72,7 +78,7 @@ def _attempt(schedule: Any, what: str, step: Callable[[Any], None]) -> Any:
     try:
         step(trial)
     except (s_tir.ScheduleError, tvm.error.InternalError, ValueError, TypeError) as error:
-        logger.debug("%s is left out: %s", what, str(error).strip().splitlines()[-1])
+        logger.debug("%s is left out: %s", what, error)
         return schedule
     return trial
 
@@ -87,9 +93,11 @@ def _inline(schedule: Any) -> Any:
         once = sum(_work(schedule, reader) for reader in readers) <= _work(schedule, name)
         elementwise = not any(_reduces(schedule, reader) for reader in readers)
         if once or (elementwise and _is_cheap(schedule, name)):
-            schedule = _attempt(
-                schedule, f"inlining {name}", lambda trial, name=name: trial.compute_inline(trial.get_sblock(name))
-            )
+
+            def step(trial: Any, name: str = name) -> None:
+                trial.compute_inline(trial.get_sblock(name))
+
+            schedule = _attempt(schedule, f"inlining {name}", step)
     return schedule
 
 
@@ -118,15 +126,30 @@ def _reads_far_apart(block: Any, axis: Any) -> bool:
     return any(axis.var.same_as(var) for region in regions for part in region for var in undefined_vars(part.min))
 
 
-def _spread(schedule: Any, loops: Sequence[Any], parallel: bool) -> Any:
-    """Fuses neighbouring loops and, if asked to, spreads them over the threads; returns the fused loop."""
-    fused = schedule.fuse(*loops) if len(loops) > 1 else loops[0]
-    if parallel:
-        schedule.parallel(fused)
-    return fused
+def _steps(block: Any, axis: Any) -> list[int]:
+    """How far apart neighbours along an axis are in the last dimension of each tensor read; 2 where it is unclear."""
+    lasts = [list(read.region)[-1].min for read in block.reads if len(read.region)]
+    found = [tvm.sym.detect_linear_equation(last, [axis.var]) for last in lasts]
+    return [int(terms[0]) if terms and isinstance(terms[0], tirx.IntImm) else 2 for terms in found]
 
 
-def _elementwise(schedule: Any, name: str, parallel: bool, lanes: int) -> None:
+def _spread(schedule: Any, loops: Sequence[Any], threads: int) -> list[Any]:
+    """Spreads the leading ones of nested loops over the threads; returns the loops there are now.
+
+    No more of them are fused than give every thread several turns, because fused indices are taken apart by division.
+    """
+    if threads == 1:
+        return list(loops)
+    count, turns = 0, 1
+    while count < len(loops) and turns < TURNS * threads:
+        turns *= _extent(schedule, loops[count])
+        count += 1
+    fused = schedule.fuse(*loops[:count]) if count > 1 else loops[0]
+    schedule.parallel(fused)
+    return [fused, *loops[count:]]
+
+
+def _elementwise(schedule: Any, name: str, threads: int, lanes: int) -> None:
     """Outer loops fused and spread, innermost loop in vectors unless elements are chosen by a condition."""
     block, loops = _block(schedule, name), schedule.get_loops(schedule.get_sblock(name))
     if not loops:
@@ -141,7 +164,7 @@ def _elementwise(schedule: Any, name: str, parallel: bool, lanes: int) -> None:
         loops = [*loops[:-1], outer]
     elif len(loops) > 1:
         loops = loops[:-1]
-    _spread(schedule, loops, parallel)
+    _spread(schedule, loops, threads)
 
 
 def _partial_sums(schedule: Any, name: str, outer: Sequence[Any], reduced: Sequence[Any], lanes: int) -> None:
@@ -150,7 +173,7 @@ def _partial_sums(schedule: Any, name: str, outer: Sequence[Any], reduced: Seque
     Args:
         schedule: Changed in place.
         name: A reduction.
-        outer: Its fused spatial loop, if it has one.
+        outer: Its spatial loops.
         reduced: Its reduced loops.
         lanes: Elements of a vector.
     """
@@ -162,22 +185,27 @@ def _partial_sums(schedule: Any, name: str, outer: Sequence[Any], reduced: Seque
     rank = len(_block(schedule, name).writes[0].source.shape)
     partial = schedule.rfactor(lane, rank)
     if outer:
-        schedule.compute_at(partial, outer[-1])
-    loops = schedule.get_loops(partial)
-    schedule.vectorize(loops[-1])
-    schedule.decompose_reduction(partial, loops[len(outer)])
+        schedule.compute_at(partial, outer[-1], preserve_unit_loops=True)
+        lane, *rest = schedule.get_loops(partial)[len(outer) :]  # in the order of the axes now, the lane's first
+        schedule.reorder(*rest, lane)
+        rest = rest[rank:]
+    else:
+        *rest, lane = schedule.get_loops(partial)
+        rest = rest[-len(reduced) :]
+    schedule.vectorize(lane)
+    schedule.decompose_reduction(partial, rest[0])
     total = schedule.get_sblock(name)
     schedule.decompose_reduction(total, schedule.get_loops(total)[-1])
 
 
-def _reduction(schedule: Any, name: str, reader: str | None, parallel: bool, lanes: int) -> None:
+def _reduction(schedule: Any, name: str, reader: str | None, threads: int, lanes: int) -> None:
     """Accumulates a vector of outputs, or where these are read from far apart one output in a vector of partial sums.
 
     Args:
         schedule: Changed in place.
         name: A reduction.
         reader: The elementwise stage that alone reads it and has its shape; computed with it.
-        parallel: True to spread the outer loops over the threads.
+        threads: Threads to spread the outer loops over.
         lanes: Elements of a vector.
 
     Raises:
@@ -193,20 +221,22 @@ def _reduction(schedule: Any, name: str, reader: str | None, parallel: bool, lan
     if wide and not _reads_far_apart(block, spatial[wide[-1]][1]):
         inner = outer[wide[-1]]
         outer = outer[: wide[-1]]
-        length = vector_length(_extent(schedule, inner), lanes)
+        if all(step in (0, 1) for step in _steps(block, spatial[wide[-1]][1])):
+            length = vector_length(_extent(schedule, inner), lanes)
         if length > 1:
             first, inner = schedule.split(inner, [None, length])
             outer = [*outer, first]
-        schedule.reorder(*outer, *reduced, inner)
+        if length > 1 or math.prod(_extent(schedule, loop) for loop in reduced) > UNROLLED:
+            schedule.reorder(*outer, *reduced, inner)
         if length > 1:
             schedule.vectorize(inner)
-        fused = [_spread(schedule, outer, parallel)] if outer else []
+        outer = _spread(schedule, outer, threads) if outer else []
         schedule.decompose_reduction(schedule.get_sblock(name), reduced[0])
     else:
-        fused = [_spread(schedule, outer, parallel)] if outer else []
-        _partial_sums(schedule, name, fused, reduced, lanes)
-    if fused and reader is not None:
-        schedule.reverse_compute_at(schedule.get_sblock(reader), fused[0])
+        outer = _spread(schedule, outer, threads) if outer else []
+        _partial_sums(schedule, name, outer, reduced, lanes)
+    if outer and reader is not None:
+        schedule.reverse_compute_at(schedule.get_sblock(reader), outer[-1])
         if length > 1:
             schedule.vectorize(schedule.get_loops(schedule.get_sblock(reader))[-1])
 
@@ -225,23 +255,23 @@ def _lowers(function: Any, target: Any) -> bool:
     pipeline, finalise, _ = s_tir.pipeline.default_s_tir_pipeline()
     try:
         bound = tirx.transform.BindTarget(target.with_host(target))
-        finalise()(pipeline(bound(tvm.IRModule({"main": function}))))
+        finalise()(pipeline(bound(tvm.IRModule({"main": function.with_attr("global_symbol", "main")}))))
     except (tvm.error.InternalError, ValueError, TypeError) as error:
-        logger.debug("the schedule does not lower: %s", str(error).strip().splitlines()[-1])
+        logger.debug("the schedule does not lower: %s", error)
         return False
     return True
 
 
 def _schedule_stage(schedule: Any, name: str, device: Device) -> tuple[Any, set[str]]:
     """Schedules one stage; returns the schedule and the stages that it covers."""
-    parallel = device.threads > 1 and _work(schedule, name) >= PARALLEL_WORK
+    threads = device.threads if _work(schedule, name) >= PARALLEL_WORK else 1
     lanes = device.vector_lanes
     if not _reduces(schedule, name):
-        return _attempt(schedule, f"stage {name}", lambda trial: _elementwise(trial, name, parallel, lanes)), {name}
+        return _attempt(schedule, f"stage {name}", lambda trial: _elementwise(trial, name, threads, lanes)), {name}
     for reader in dict.fromkeys((_reader(schedule, name), None)):
 
         def step(trial: Any, reader: str | None = reader) -> None:
-            _reduction(trial, name, reader, parallel, lanes)
+            _reduction(trial, name, reader, threads, lanes)
 
         if (trial := _attempt(schedule, f"stage {name}", step)) is not schedule:
             return trial, {name} if reader is None else {name, reader}
@@ -266,7 +296,7 @@ def schedule_loops(function: Any, device: Device) -> Any:
                 schedule, covered = _schedule_stage(schedule, name, device)
                 done |= covered
     except (s_tir.ScheduleError, tvm.error.InternalError, ValueError, TypeError) as error:
-        logger.debug("the function is not scheduled: %s", str(error).strip().splitlines()[-1])
+        logger.debug("the function is not scheduled: %s", error)
         return function
     scheduled = schedule.mod["main"].with_attrs(dict(function.attrs.items()))
     return scheduled if _lowers(scheduled, tvm.target.Target(dict(device.target))) else function

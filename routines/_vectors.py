@@ -6,12 +6,13 @@ from collections.abc import Sequence
 
 from tvm import tirx
 
-from ._tir import Expr, Kernel
+from ._tir import Expr, Kernel, ceil_div
 
 
-def shuffle(vectors: Sequence[Expr], lanes: Sequence[int]) -> Expr:
-    """The vector of the given lanes of the concatenated vectors, bound to a name."""
-    return Kernel.bind(tirx.Shuffle(list(vectors), [tirx.IntImm("int32", lane) for lane in lanes]))
+def shuffle(vectors: Sequence[Expr], width: int, lanes: Sequence[int]) -> Expr:
+    """The vector of the given lanes of the concatenated vectors of `width` lanes; it may be longer than they are."""
+    repeats = ceil_div(len(lanes), len(vectors) * width)
+    return Kernel.bind(tirx.Shuffle(list(vectors) * repeats, [tirx.IntImm("int32", lane) for lane in lanes]))
 
 
 def transpose(rows: Sequence[Expr]) -> list[Expr]:
@@ -26,6 +27,6 @@ def transpose(rows: Sequence[Expr]) -> list[Expr]:
         for i in range(t):
             if i & distance == 0:
                 pair = result[i], result[i + distance]
-                result[i], result[i + distance] = shuffle(pair, low), shuffle(pair, high)
+                result[i], result[i + distance] = shuffle(pair, t, low), shuffle(pair, t, high)
         distance *= 2
     return result

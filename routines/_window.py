@@ -104,7 +104,7 @@ class Window:
             yield run
 
     def feeds(self, columns: Columns) -> Iterator[tuple[int, list[tuple[int, int]]]]:
-        """Input columns that a tile reads, from `left(tile)` on, with the pairs (output column, kernel column) they feed.
+        """Input columns that a tile reads, from `left(tile)` on, each with (output column, kernel column) it feeds.
 
         Columns in the padding are left out.
         """

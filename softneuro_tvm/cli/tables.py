@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -15,9 +16,12 @@ console = Console(width=None if sys.stdout.isatty() else 160)
 
 
 def milliseconds(seconds: float) -> str:
-    """Three significant places of a time, in ms."""
+    """A time in ms with three or four significant digits."""
     ms = seconds * 1e3
-    return f"{ms:.3f}" if ms < 10 else f"{ms:.2f}" if ms < 100 else f"{ms:.1f}"
+    if not math.isfinite(ms):
+        return "-"
+    digits = 1 if ms >= 100 else 2 if ms >= 10 else 3 if ms >= 0.1 else 4
+    return f"{ms:.{digits}f}"
 
 
 def table(title: str, columns: Iterable[tuple[str, str]], rows: Iterable[Iterable[str]]) -> Table:

@@ -15,11 +15,18 @@ from softneuro_tvm.cli.tables import console, milliseconds, print_json
 from softneuro_tvm.profiler.measurement import Measurement
 from softneuro_tvm.routine import Candidate
 
+_REPORT_S = 10.0
+"""Seconds between lines of progress where there is no terminal."""
+
 
 class ProgressBar:
-    """Shows the profiler's progress."""
+    """Shows the profiler's progress: a bar on a terminal, a line now and then elsewhere.
 
-    def __init__(self) -> None:
+    Args:
+        silent: Shows nothing.
+    """
+
+    def __init__(self, silent: bool) -> None:
         self.bar = Progress(
             TextColumn("measuring"),
             BarColumn(),
@@ -30,7 +37,10 @@ class ProgressBar:
             TextColumn("{task.description}"),
             console=console,
             transient=True,
+            disable=silent or not console.is_terminal,
         )
+        self.silent = silent or console.is_terminal
+        self.reported = time.monotonic()
         self.task = self.bar.add_task("")
         self.counts = {"total": 0, "known": 0, "measured": 0, "failed": 0}
 
@@ -50,6 +60,10 @@ class ProgressBar:
         self.counts["failed"] += measurement.status != "ok"
         text = f"{candidate.workload.kind} {candidate.descriptor} {milliseconds(measurement.median_s)} ms"
         self.bar.update(self.task, advance=1, description=text[:70])
+        if not self.silent and time.monotonic() - self.reported > _REPORT_S:
+            self.reported = time.monotonic()
+            done = self.counts["known"] + self.counts["measured"]
+            console.print(f"measured {done} of {self.counts['total']} candidates")
 
     def finished(self) -> None:
         """Removes the bar."""
@@ -86,9 +100,7 @@ def tune(
     if not json_output:
         layers = f"[bold]{loaded.graph.name}[/bold]: {len(loaded.graph.layers)} layers"
         console.print(f"{layers}, tuning for {device.description}")
-    bar = ProgressBar()
-    if json_output:
-        bar.bar.disable = True
+    bar = ProgressBar(silent=json_output)
     try:
         plan = sn.tune(loaded, device=device, store=tuning_records, observer=bar)
     finally:
@@ -125,4 +137,3 @@ def tune(
         f"{counts['measured']} candidates measured ({counts['failed']} failed), {counts['known']} known from before; "
         f"{tuned_s:.0f} s for tuning, {time.monotonic() - begin:.0f} s in all; wrote [bold]{target}[/bold]"
     )
-

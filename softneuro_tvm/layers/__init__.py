@@ -1,1 +1,1 @@
-"""The layer kinds. Each module of this folder defines one `LayerKind`; adding a file adds a kind."""
+"""The layer kinds. Each public module of this folder defines one `LayerKind`; adding a file adds a kind."""

@@ -12,6 +12,7 @@ from softneuro_tvm.activations import IDENTITY, Activation
 from softneuro_tvm.formats import TensorType
 from softneuro_tvm.graph import Workload
 from softneuro_tvm.layer_kind import LayerKind, Operand, Recognised
+from softneuro_tvm.layers._te import activate
 
 
 @dataclass(frozen=True)
@@ -100,6 +101,33 @@ class Conv2d(LayerKind):
             y = y + inputs[1]
         slope = weights["slope"].reshape(1, k, 1, 1) if "slope" in weights else None
         return (attributes.activation.reference(y, slope),)
+
+    def compute(self, workload: Workload, inputs: Sequence[Any], weights: Mapping[str, Any]) -> Sequence[Any]:
+        """Padding, the direct sum, the epilogue."""
+        from tvm import te, topi
+
+        attributes, x, weight = workload.attributes, inputs[0], weights["weight"]
+        top, left, bottom, right = attributes.padding
+        if any(attributes.padding):
+            x = topi.nn.pad(x, (0, 0, top, left), (0, 0, bottom, right), name="pad")
+        (sy, sx), (dy, dx) = attributes.strides, attributes.dilation
+        k, c_group, r_extent, s_extent = (int(extent) for extent in weight.shape)
+        k_group = k // attributes.groups
+        c, r, s = te.reduce_axis((0, c_group)), te.reduce_axis((0, r_extent)), te.reduce_axis((0, s_extent))
+        shape = workload.outputs[0].shape
+
+        def summed(n: Any, f: Any, y: Any, z: Any) -> Any:
+            element = x[n, f // k_group * c_group + c, y * sy + r * dy, z * sx + s * dx]
+            return te.sum(element * weight[f, c, r, s], [c, r, s])
+
+        total = te.compute(shape, summed, "conv2d")
+
+        def epilogue(n: Any, f: Any, y: Any, z: Any) -> Any:
+            value = total[n, f, y, z] + weights["bias"][f]
+            value = value + inputs[1][n, f, y, z] if attributes.residual else value
+            return activate(value, attributes.activation, weights["slope"][f] if "slope" in weights else None)
+
+        return [te.compute(shape, epilogue, "epilogue")]
 
     def flops(self, workload: Workload) -> int:
         """Two for each multiply-add of the direct algorithm."""

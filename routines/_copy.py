@@ -1,0 +1,74 @@
+"""Copies of consecutive elements, vector by vector; for elements of four or eight bytes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from softneuro_tvm.device import Device
+from softneuro_tvm.graph import Workload
+from softneuro_tvm.routine import Requirement
+
+from ._tir import Expr, Kernel, T, ceil_div
+
+PARALLEL_BYTES = 512 << 10
+"""Smaller tensors are copied by one thread: starting the others takes as long."""
+
+DTYPES = ("float32", "int32", "int64", "float64")
+"""Element types that are copied with vectors."""
+
+COPYABLE = Requirement(
+    "elements of four or eight bytes, one type", lambda w, d: {t.dtype for t in (*w.inputs, *w.outputs)} <= set(DTYPES)
+)
+"""What layers that only move elements require."""
+
+
+def copy_lanes(workload: Workload, device: Device) -> int:
+    """Elements of the workload's type in one vector register."""
+    return device.vector_lanes if workload.outputs[0].dtype.endswith("32") else max(2, device.vector_lanes // 2)
+
+
+def threads_for(workload: Workload, device: Device) -> int:
+    """Threads that copying the workload's output is worth."""
+    return device.threads if workload.outputs[0].size_bytes >= PARALLEL_BYTES else 1
+
+
+def copy_run(
+    k: Kernel, target: Any, at: Expr, source: Any, start: Expr, elements: int, lanes: int, part: tuple[Expr, int] = (0, 1)
+) -> None:
+    """Copies consecutive elements; the last vector overlaps the one before.
+
+    Args:
+        k: Where to.
+        target: Buffer that is written, from element `at` on.
+        at: See `target`.
+        source: Buffer that is read, from element `start` on.
+        start: See `source`.
+        elements: How many.
+        lanes: Elements of a vector.
+        part: (index, number): copy only this part of the run; only for runs of at least number x lanes elements.
+    """
+
+    def piece(offset: Expr, size: int) -> None:
+        k.store(target, at + offset, k.load(source, start + offset, size), size)
+
+    if elements < lanes:
+        done = 0
+        while done < elements:
+            size = 1 << ((elements - done).bit_length() - 1)
+            piece(done, size)
+            done += size
+        return
+    index, number = part
+    if number > 1:
+        vectors = ceil_div(elements, lanes)
+        share = ceil_div(vectors, number)
+        with k.loop(T.min(share, vectors - index * share)) as i:
+            piece(k.bind(T.min((index * share + i) * lanes, elements - lanes)), lanes)
+        return
+    if elements == lanes:
+        piece(0, lanes)
+        return
+    with k.loop(elements // lanes) as i:
+        piece(i * lanes, lanes)
+    if elements % lanes:
+        piece(elements - lanes, lanes)

@@ -1,0 +1,1 @@
+"""Routines for every layer kind: what runs where no hand-written routine applies."""
