@@ -97,7 +97,8 @@ def _commands() -> list[list[str]]:
     found = [named] if named else []
     found += [[name] for name in ("cc", "gcc", "clang")]
     if importlib.util.find_spec("ziglang"):
-        found.append([sys.executable, "-m", "ziglang", "cc"])
+        # without -nostdlib its first use builds a C library for most of a minute
+        found.append([sys.executable, "-m", "ziglang", "cc", "-nostdlib"])
     return found
 
 

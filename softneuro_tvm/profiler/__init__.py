@@ -1,0 +1,28 @@
+"""Stage `profile`: compiles candidates in parallel, measures them one at a time, remembers every result."""
+
+from softneuro_tvm.profiler.keys import Key, Residency, candidate_text, measurement_key, residency_of
+from softneuro_tvm.profiler.measurement import Measurement, Profile
+from softneuro_tvm.profiler.observer import Observer, SilentObserver
+from softneuro_tvm.profiler.replay import record, replay
+from softneuro_tvm.profiler.run import profile_candidates
+from softneuro_tvm.profiler.store import ProfileStore
+from softneuro_tvm.profiler.timing import TimingOptions
+from softneuro_tvm.profiler.workers import Workers
+
+__all__ = [
+    "Key",
+    "Measurement",
+    "Observer",
+    "Profile",
+    "ProfileStore",
+    "Residency",
+    "SilentObserver",
+    "TimingOptions",
+    "Workers",
+    "candidate_text",
+    "measurement_key",
+    "profile_candidates",
+    "record",
+    "replay",
+    "residency_of",
+]

@@ -1,0 +1,91 @@
+"""What the profiler, its fork server and the tasks exchange. Needs no TVM."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from softneuro_tvm.formats import Format, TensorType
+from softneuro_tvm.profiler.timing import TimingOptions
+
+
+@dataclass(frozen=True)
+class Task:
+    """A request to the server.
+
+    Args:
+        number: Identifies the task in its `Outcome`.
+        call: Pickled pair of a function's name in `tasks` and its arguments.
+        timeout_s: After this time the child is killed.
+    """
+
+    number: int
+    call: bytes
+    timeout_s: float
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a task.
+
+    Args:
+        number: The task's.
+        status: ``ok``; ``error``: an exception left the function; ``environment``: one that tells of a full disk,
+            lack of memory and the like; ``crash``: the process ended in another way; ``timeout``.
+        value: Pickled result; None unless ``ok``.
+        message: The exception or signal, and the last that the child wrote.
+    """
+
+    number: int
+    status: Literal["ok", "error", "environment", "crash", "timeout"]
+    value: bytes | None
+    message: str = ""
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """A candidate ready to be measured, or why it is not.
+
+    Args:
+        form: ``kernel``: a function of a library; ``relax``: a library for the virtual machine; ``view``: nothing
+            runs; ``failed``.
+        library: Path.
+        symbol: Of the function.
+        weights: Paths of the packed weights, in the order of the kernel's arguments.
+        weight_bytes: Bytes of all of them.
+        error_bound: The routine's.
+        message: Why it failed.
+    """
+
+    form: Literal["kernel", "relax", "view", "failed"]
+    library: str = ""
+    symbol: str = "main"
+    weights: tuple[str, ...] = ()
+    weight_bytes: int = 0
+    error_bound: float = 0.0
+    message: str = ""
+
+
+@dataclass(frozen=True)
+class MeasureRequest:
+    """All that a child needs to check and time one candidate; plain values, no routine is imported.
+
+    Args:
+        compiled: What to run.
+        inputs: Paths of the input arrays, in the formats in which they are read.
+        outputs: Types and formats of the outputs.
+        references: Paths of the expected outputs in their canonical layouts; empty if the kind has no reference.
+        copies: Copies of the weights to rotate over.
+        threads: Threads that the kernel may use.
+        best_s: Median of the best candidate with the same formats so far.
+        options: How to time.
+    """
+
+    compiled: Compiled
+    inputs: tuple[str, ...]
+    outputs: tuple[tuple[TensorType, Format], ...]
+    references: tuple[str, ...]
+    copies: int
+    threads: int
+    best_s: float
+    options: TimingOptions

@@ -1,0 +1,40 @@
+"""How the profiler reports progress; the command line renders it. Needs no TVM."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from softneuro_tvm.profiler.measurement import Measurement
+from softneuro_tvm.routine import Candidate
+
+
+class Observer(Protocol):
+    """Receives the profiler's progress, in the caller's thread."""
+
+    def started(self, total: int, known: int) -> None:
+        """Called once: `total` candidates were asked for, `known` of them are in the store."""
+
+    def compiled(self, candidate: Candidate) -> None:
+        """Called when a candidate is ready to be measured, or failed to compile."""
+
+    def measured(self, candidate: Candidate, measurement: Measurement) -> None:
+        """Called when a candidate's measurement is in the store."""
+
+    def finished(self) -> None:
+        """Called once, when every candidate has a measurement."""
+
+
+class SilentObserver:
+    """Ignores progress."""
+
+    def started(self, total: int, known: int) -> None:
+        """Ignored."""
+
+    def compiled(self, candidate: Candidate) -> None:
+        """Ignored."""
+
+    def measured(self, candidate: Candidate, measurement: Measurement) -> None:
+        """Ignored."""
+
+    def finished(self) -> None:
+        """Ignored."""

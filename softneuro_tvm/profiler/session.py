@@ -1,0 +1,241 @@
+"""One run of the profiler: batches of workloads are compiled in parallel, then measured one candidate at a time."""
+
+from __future__ import annotations
+
+import fcntl
+import math
+import os
+import pickle
+import shutil
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from softneuro_tvm.device import Device, available_cores
+from softneuro_tvm.errors import ProfileError, StoreError
+from softneuro_tvm.graph import Workload
+from softneuro_tvm.profiler.files import input_file, reference_file
+from softneuro_tvm.profiler.keys import Key, Residency, weight_copies
+from softneuro_tvm.profiler.measurement import Measurement, Status
+from softneuro_tvm.profiler.messages import Compiled, MeasureRequest, Outcome
+from softneuro_tvm.profiler.observer import Observer
+from softneuro_tvm.profiler.store import ProfileStore
+from softneuro_tvm.profiler.timing import TimingOptions
+from softneuro_tvm.profiler.workers import Workers
+from softneuro_tvm.registry import layer_kind
+from softneuro_tvm.routine import Candidate
+
+_LIBRARY_CANDIDATES = 4
+"""Candidates compiled by one task: enough to share its cost, few enough to keep all cores busy."""
+
+
+@dataclass(eq=False)
+class Job:
+    """A workload, its candidates, and how far they are.
+
+    Args:
+        workload: What they compute.
+        candidates: What is to be measured.
+        compiled: What compiling yielded; a `Measurement` where there is nothing left to measure.
+    """
+
+    workload: Workload
+    candidates: list[Candidate]
+    compiled: dict[Candidate, Compiled | Measurement] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class _Task:
+    """Work for the fork server, and what to do with its outcome; that may call for more work."""
+
+    function: str
+    arguments: tuple[Any, ...]
+    handle: Callable[[Outcome], Sequence[_Task]]
+
+
+@dataclass(frozen=True, eq=False)
+class Session:
+    """What is common to all batches of one call of `profile_candidates`.
+
+    Args:
+        device: To compile for; its target is a plain dictionary, so that it can be sent to workers.
+        store: Receives every result at once.
+        residency: Where weights are kept.
+        observer: Told of the progress.
+        options: How long to time.
+        workers: The fork server.
+        keys: Of all candidates.
+        results: Changed: receives every result.
+    """
+
+    device: Device
+    store: ProfileStore
+    residency: Residency
+    observer: Observer
+    options: TimingOptions
+    workers: Workers
+    keys: dict[Candidate, Key]
+    results: dict[Candidate, Measurement]
+
+    def run(self, jobs: list[Job]) -> None:
+        """Compiles and measures a batch.
+
+        Raises:
+            ProfileError: measuring cannot go on.
+            StoreError: the store cannot be written.
+        """
+        try:
+            with self._machine(fcntl.LOCK_SH):
+                self._parallel(self._prepare_task(job) for job in jobs)
+                self._parallel(task for job in jobs for task in self._compile_tasks(job))
+            with self._machine(fcntl.LOCK_EX):
+                for job in jobs:
+                    self._measure_all(job)
+        finally:
+            for job in jobs:
+                shutil.rmtree(self._folder(job), ignore_errors=True)
+
+    def _folder(self, job: Job) -> str:
+        return str(self.workers.folder / f"{job.workload.kind}-{job.workload.digest}")
+
+    @contextmanager
+    def _machine(self, mode: int) -> Iterator[None]:
+        """Shares the machine with other profilers: while one of them measures, nobody compiles or measures."""
+        path = self.store.path.with_name(f"{self.store.path.name}.timing")
+        try:
+            handle = os.open(path, os.O_WRONLY | os.O_CREAT, 0o666)
+        except OSError as error:
+            raise StoreError(f"the lock file {path} cannot be written: {error}; make its folder writable") from error
+        try:
+            fcntl.flock(handle, mode)
+            yield
+        finally:
+            os.close(handle)
+
+    def _parallel(self, tasks: Iterable[_Task]) -> None:
+        """Keeps all cores busy until all tasks, and those that they call for, are done."""
+        waiting, running = deque(tasks), dict[int, _Task]()
+        while waiting or running:
+            while waiting and len(running) < available_cores():
+                task = waiting.popleft()
+                running[self._submit(task.function, task.arguments, self.options.compile_timeout_s)] = task
+            outcome = self._outcome()
+            done = running.pop(outcome.number, None)  # an interrupted call may have left tasks behind
+            if done is not None:
+                waiting.extend(done.handle(outcome))
+
+    def _submit(self, function: str, arguments: tuple[Any, ...], timeout_s: float) -> int:
+        return self.workers.submit(function, arguments, timeout_s)
+
+    def _outcome(self) -> Outcome:
+        outcome = self.workers.outcome()
+        if outcome.status == "environment":
+            raise ProfileError(f"measuring cannot go on: {outcome.message}; what was measured is kept")
+        return outcome
+
+    def _prepare_task(self, job: Job) -> _Task:
+        """Sample data and references of a workload."""
+
+        def handle(outcome: Outcome) -> Sequence[_Task]:
+            if outcome.status != "ok":
+                for candidate in job.candidates:
+                    self._compiled(job, candidate, Measurement("error", message=f"sample data: {outcome.message}"))
+            return ()
+
+        ports = dict.fromkeys(port for c in job.candidates for port in enumerate(c.variant.inputs))
+        return _Task("prepare", (job.workload, tuple(ports), self._folder(job)), handle)
+
+    def _compile_tasks(self, job: Job) -> Iterator[_Task]:
+        """Several candidates a task."""
+        waiting = [candidate for candidate in job.candidates if candidate not in job.compiled]
+        for start in range(0, len(waiting), _LIBRARY_CANDIDATES):
+            yield from self._compile_task(job, waiting[start : start + _LIBRARY_CANDIDATES], f"lib{start}")
+
+    def _compile_task(self, job: Job, group: Sequence[Candidate], name: str) -> Sequence[_Task]:
+        """One task; if it takes its process down, its candidates are compiled again one at a time."""
+        pickled = dict[Candidate, bytes]()
+        for candidate in group:
+            try:
+                pickled[candidate] = pickle.dumps(candidate)
+            except (pickle.PicklingError, AttributeError, TypeError) as error:
+                message = f"cannot be sent to another process: {error}; define its routine at the top of a module"
+                self._compiled(job, candidate, Measurement("error", message=message))
+
+        def handle(outcome: Outcome) -> Sequence[_Task]:
+            if outcome.value is not None:
+                for candidate, compiled in zip(pickled, pickle.loads(outcome.value), strict=True):
+                    self._compiled(job, candidate, _settled(compiled))
+            elif len(pickled) > 1:
+                singly = enumerate(pickled)
+                return [task for i, c in singly for task in self._compile_task(job, [c], f"{name}-single{i}")]
+            else:
+                status: Status = "timeout" if outcome.status == "timeout" else "error"
+                for candidate in pickled:
+                    self._compiled(job, candidate, Measurement(status, message=f"compiling it {outcome.message}"))
+            return ()
+
+        arguments = (list(pickled.values()), self.device, self._folder(job), name)
+        return [_Task("compile_batch", arguments, handle)] if pickled else []
+
+    def _compiled(self, job: Job, candidate: Candidate, found: Compiled | Measurement) -> None:
+        job.compiled[candidate] = found
+        self.observer.compiled(candidate)
+
+    def _measure_all(self, job: Job) -> None:
+        """Measures a workload's candidates close together, and stores each result at once."""
+        best_s: dict[Any, float] = {}
+        for candidate, known in self.results.items():
+            if candidate.workload == job.workload and known.ok:
+                _improve(best_s, candidate, known)
+        for candidate in job.candidates:
+            found = job.compiled[candidate]
+            if isinstance(found, Compiled):
+                found = self._measure(job, candidate, found, best_s.get(_ports(candidate), math.inf))
+            if found.ok:
+                _improve(best_s, candidate, found)
+            self.store.put(self.keys[candidate], found)
+            self.results[candidate] = found
+            self.observer.measured(candidate, found)
+
+    def _measure(self, job: Job, candidate: Candidate, compiled: Compiled, best_s: float) -> Measurement:
+        kind, folder, variant = layer_kind(job.workload.kind), self._folder(job), candidate.variant
+        rotated = compiled.weight_bytes if kind.shares_weights(job.workload) else 0
+        outputs = tuple(zip(job.workload.outputs, variant.outputs, strict=True))
+        request = MeasureRequest(
+            compiled=compiled,
+            inputs=tuple(input_file(folder, position, port) for position, port in enumerate(variant.inputs)),
+            outputs=outputs,
+            references=tuple(reference_file(folder, i) for i in range(len(outputs))) if kind.has_reference else (),
+            copies=weight_copies(rotated, self.residency, self.device),
+            threads=self.device.threads,
+            best_s=best_s,
+            options=self.options,
+        )
+        number = self._submit("measure", (request,), self.options.timeout_s)
+        outcome = self._outcome()
+        while outcome.number != number:  # as in _parallel
+            outcome = self._outcome()
+        if outcome.value is not None:
+            found = pickle.loads(outcome.value)
+            assert isinstance(found, Measurement)
+            return found
+        status: Status = outcome.status if outcome.status in ("crash", "timeout") else "error"
+        return Measurement(status, message=outcome.message)
+
+
+def _ports(candidate: Candidate) -> Any:
+    return candidate.variant.inputs, candidate.variant.outputs
+
+
+def _improve(best_s: dict[Any, float], candidate: Candidate, found: Measurement) -> None:
+    ports = _ports(candidate)
+    best_s[ports] = min(found.median_s, best_s.get(ports, math.inf))
+
+
+def _settled(compiled: Compiled) -> Compiled | Measurement:
+    """The measurement, where none needs to be taken."""
+    if compiled.form == "view":
+        return Measurement("ok", (0.0,), 0.0, "a view: nothing runs")
+    return Measurement("error", message=compiled.message) if compiled.form == "failed" else compiled

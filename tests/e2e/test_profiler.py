@@ -1,0 +1,279 @@
+from __future__ import annotations
+
+import fcntl
+import importlib
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from softneuro_tvm import codegen
+from softneuro_tvm.candidates import Candidate
+from softneuro_tvm.device import host_device
+from softneuro_tvm.errors import BuildError, ProfileError
+from softneuro_tvm.formats import pack
+from softneuro_tvm.profiler import (
+    Measurement,
+    Profile,
+    ProfileStore,
+    TimingOptions,
+    Workers,
+    profile_candidates,
+    record,
+    replay,
+)
+from softneuro_tvm.profiler.tasks import _packed
+
+SUPPORT = Path(__file__).parents[1] / "support"
+sys.path.insert(0, str(SUPPORT))
+faulty = importlib.import_module("faulty_routines")
+
+OPTIONS = TimingOptions(timeout_s=3, compile_timeout_s=60)
+EXPECTED = {
+    faulty.Plain: "ok",
+    faulty.Wrong: "wrong",
+    faulty.NotWritten: "wrong",
+    faulty.Aborting: "crash",
+    faulty.Hanging: "timeout",
+    faulty.Raising: "error",
+    faulty.NotCompilable: "error",
+    faulty.KillsCompiler: "error",
+    faulty.AsRelax: "ok",
+    faulty.AsView: "ok",
+}
+
+
+class Recorder:
+    """Keeps what the profiler reports."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[object, ...]] = []
+
+    def started(self, total: int, known: int) -> None:
+        self.calls.append(("started", total, known))
+
+    def compiled(self, candidate: Candidate) -> None:
+        self.calls.append(("compiled", candidate))
+
+    def measured(self, candidate: Candidate, measurement: Measurement) -> None:
+        self.calls.append(("measured", candidate, measurement))
+
+    def finished(self) -> None:
+        self.calls.append(("finished",))
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ProfileStore]:
+    with ProfileStore(tmp_path_factory.mktemp("store") / "profile.sqlite") as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def recorder() -> Recorder:
+    return Recorder()
+
+
+@pytest.fixture(scope="module")
+def profile(store: ProfileStore, recorder: Recorder) -> Profile:
+    return profile_candidates(
+        faulty.candidates(*EXPECTED), host_device(1), store, observer=recorder, options=OPTIONS, residency="l2"
+    )
+
+
+@pytest.mark.parametrize("routine", EXPECTED)
+def test_each_fault_is_told_apart(profile: Profile, routine: type) -> None:
+    found = next(found for candidate, found in profile.items() if type(candidate.routine) is routine)
+    assert found.status == EXPECTED[routine], found.message
+    if found.ok:
+        assert 0 <= found.median_s < 1 and found.error < 1e-5
+    else:
+        assert found.message and found.median_s == math.inf
+
+
+def test_messages_say_what_happened(profile: Profile) -> None:
+    texts = {type(candidate.routine): found.message for candidate, found in profile.items()}
+    assert "no kernel today" in texts[faulty.Raising]
+    assert "undefined" in texts[faulty.NotCompilable]
+    assert "SIGABRT" in texts[faulty.Aborting]
+    assert "compiling it was ended by SIGABRT" in texts[faulty.KillsCompiler]
+    assert "exceeds its bound" in texts[faulty.Wrong]
+    assert "never written" in texts[faulty.NotWritten]
+
+
+def test_progress_is_reported(profile: Profile, recorder: Recorder) -> None:
+    assert recorder.calls[0] == ("started", len(EXPECTED), 0)
+    assert recorder.calls[-1] == ("finished",)
+    assert {call[1] for call in recorder.calls if call[0] == "compiled"} == set(profile)
+    assert {call[1]: call[2] for call in recorder.calls if call[0] == "measured"} == dict(profile)
+
+
+def test_the_second_run_measures_nothing(profile: Profile, store: ProfileStore) -> None:
+    again = profile_candidates(faulty.candidates(*EXPECTED), host_device(1), store, residency="l2")
+    assert (profile.measured, again.measured) == (len(EXPECTED), 0)
+    routines = [[type(candidate.routine) for candidate in p] for p in (profile, again)]
+    assert routines[0] == routines[1] and list(profile.values()) == list(again.values())
+
+
+def test_a_recording_replays(profile: Profile) -> None:
+    recording = json.loads(json.dumps(record(profile)))
+    assert dict(replay(profile, recording)) == dict(profile)
+    with pytest.raises(ProfileError, match="dense/plain"):
+        replay(profile, {})
+
+
+def test_failures_are_listed(profile: Profile) -> None:
+    assert {type(candidate.routine) for candidate in profile.failures} == {
+        routine for routine, status in EXPECTED.items() if status != "ok"
+    }
+
+
+def test_a_bad_candidate_does_not_spoil_its_library(store: ProfileStore) -> None:
+    candidates = faulty.candidates(faulty.Plain, faulty.NotCompilable, faulty.KillsCompiler, of=faulty.workload(3))
+    found = profile_candidates(candidates, host_device(1), store, options=OPTIONS)
+    assert [found[candidate].status for candidate in candidates] == ["ok", "error", "error"]
+
+
+def test_a_compiler_that_hangs_is_ended(store: ProfileStore) -> None:
+    candidates = faulty.candidates(faulty.HangsCompiler, of=faulty.workload(6))
+    found = profile_candidates(candidates, host_device(1), store, options=TimingOptions(compile_timeout_s=2))
+    assert found[candidates[0]].status == "timeout" and "compiling" in found[candidates[0]].message
+
+
+def test_a_routine_that_cannot_travel_is_explained(store: ProfileStore) -> None:
+    class Local(faulty.Plain):  # type: ignore[misc, name-defined]
+        name = "dense/local"
+
+    candidates = faulty.candidates(Local, faulty.Plain, of=faulty.workload(5))
+    found = profile_candidates(candidates, host_device(1), store, options=OPTIONS)
+    assert found[candidates[0]].status == "error" and "top of a module" in found[candidates[0]].message
+    assert found[candidates[1]].ok
+
+
+@pytest.mark.parametrize("residency", ["l3", "dram"])
+def test_cold_weights_are_measured_apart(store: ProfileStore, residency: str) -> None:
+    candidates = faulty.candidates(faulty.Plain, of=faulty.workload(1, 512, 512))
+    found = profile_candidates(candidates, host_device(1), store, options=OPTIONS, residency=residency)
+    assert found.measured == 1 and found[candidates[0]].ok
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two cores")
+@pytest.mark.parametrize(("threads", "status"), [(1, "timeout"), (2, "wrong")])
+def test_kernels_get_the_threads_asked_for(store: ProfileStore, threads: int, status: str) -> None:
+    candidates = faulty.candidates(faulty.Rendezvous)
+    found = profile_candidates(candidates, host_device(threads), store, options=OPTIONS)
+    assert found[candidates[0]].status == status, found[candidates[0]].message
+
+
+def test_padding_lanes_of_inputs_hold_garbage() -> None:
+    array = np.arange(2 * 3 * 2 * 2, dtype="float32").reshape(2, 3, 2, 2)
+    packed, clean = _packed(array, "NCHW4c"), pack(array, "NCHW4c")
+    assert (packed[..., :3] == clean[..., :3]).all() and (packed[..., 3] != 0).all()
+    assert (_packed(array, "NHWC") == pack(array, "NHWC")).all()
+
+
+def test_nothing_is_done_while_another_profiler_measures(tmp_path: Path) -> None:
+    recorder = Recorder()
+
+    def tune() -> None:
+        with ProfileStore(tmp_path / "p.sqlite") as own:
+            profile_candidates(faulty.candidates(faulty.Plain), host_device(1), own, observer=recorder)
+
+    with (tmp_path / "p.sqlite.timing").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        thread = threading.Thread(target=tune)
+        thread.start()
+        thread.join(2)
+        held = list(recorder.calls)
+    thread.join()
+    assert held == [("started", 1, 0)]
+    assert recorder.calls[-1] == ("finished",)
+
+
+def test_a_server_that_dies_is_reported(store: ProfileStore) -> None:
+    with Workers() as workers:
+        workers._process.kill()
+        with pytest.raises(ProfileError, match="run again"):
+            profile_candidates(
+                faulty.candidates(faulty.Plain, of=faulty.workload(7)), host_device(1), store, workers=workers
+            )
+    assert not workers.folder.exists()
+
+
+def test_a_missing_linker_is_explained(store: ProfileStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setenv("CC", "no-such-compiler")
+    monkeypatch.setattr(codegen.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(BuildError, match="pip install ziglang"):
+        codegen.linker()
+    with pytest.raises(ProfileError, match="pip install ziglang"):
+        profile_candidates(faulty.candidates(faulty.Plain, of=faulty.workload(8)), host_device(1), store)
+
+
+def test_a_linker_that_fails_is_quoted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CC", "false --with options")
+    with pytest.raises(BuildError, match="false --with options -shared"):
+        codegen.linker()(str(tmp_path / "a.so"), [])
+
+
+TUNE = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import faulty_routines as faulty
+from softneuro_tvm.device import host_device
+from softneuro_tvm.profiler import ProfileStore, SilentObserver, Workers, profile_candidates
+
+class Tell(SilentObserver):
+    def measured(self, candidate, measurement):
+        print(candidate.routine.name, measurement.status, flush=True)
+
+with ProfileStore(sys.argv[2]) as store, Workers() as workers:
+    print(workers.folder, flush=True)
+    try:
+        candidates = faulty.candidates(faulty.Plain, faulty.Hanging)
+        profile_candidates(candidates, host_device(1), store, observer=Tell(), workers=workers)
+    except KeyboardInterrupt:
+        print("interrupted", flush=True)
+"""
+
+
+def processes_with(token: str) -> list[int]:
+    """Processes whose environment holds a text."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            if entry.name.isdigit() and token.encode() in (entry / "environ").read_bytes():
+                found.append(int(entry.name))
+        except OSError:
+            continue  # it ended meanwhile
+    return found
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="needs /proc")
+@pytest.mark.parametrize("ending", [signal.SIGKILL, signal.SIGINT])
+def test_nothing_is_left_behind(tmp_path: Path, ending: signal.Signals) -> None:
+    token = f"SOFTNEURO_TEST={tmp_path.name}-{os.getpid()}"
+    name, _, value = token.partition("=")
+    command = [sys.executable, "-c", TUNE, str(SUPPORT), str(tmp_path / "p.sqlite")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, name: value}) as tuner:
+        assert tuner.stdout is not None
+        folder = Path(tuner.stdout.readline().strip())
+        assert tuner.stdout.readline() == "dense/plain ok\n"  # the next candidate hangs now
+        assert folder.exists() and len(processes_with(token)) >= 2
+        tuner.send_signal(ending)
+        rest = tuner.stdout.read()
+    assert rest == ("interrupted\n" if ending == signal.SIGINT else "")
+    deadline = time.monotonic() + 30
+    while (processes_with(token) or folder.exists()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not processes_with(token) and not folder.exists()
+    with ProfileStore(tmp_path / "p.sqlite") as store:
+        assert [found.status for _, found in store.records()] == ["ok"]
