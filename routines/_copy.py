@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from tvm.tirx.script.builder import ir as T
+
 from softneuro_tvm.device import Device
 from softneuro_tvm.graph import Workload
 from softneuro_tvm.routine import Requirement
 
-from ._tir import Expr, Kernel, T, ceil_div
+from ._tir import Expr, Kernel, ceil_div
 
 PARALLEL_BYTES = 512 << 10
 """Smaller tensors are copied by one thread: starting the others takes as long."""
@@ -33,7 +35,14 @@ def threads_for(workload: Workload, device: Device) -> int:
 
 
 def copy_run(
-    k: Kernel, target: Any, at: Expr, source: Any, start: Expr, elements: int, lanes: int, part: tuple[Expr, int] = (0, 1)
+    k: Kernel,
+    target: Any,
+    at: Expr,
+    source: Any,
+    start: Expr,
+    elements: int,
+    lanes: int,
+    part: tuple[Expr, int] = (0, 1),
 ) -> None:
     """Copies consecutive elements; the last vector overlaps the one before.
 

@@ -15,6 +15,9 @@ from softneuro_tvm.graph import Workload
 
 from ._tir import Expr, Kernel, ceil_div
 
+MOST_TAPS = 512
+"""Multiply-adds that are unrolled in one tile at most."""
+
 
 @dataclass(frozen=True)
 class Columns:
@@ -128,6 +131,11 @@ def sweep(k: Kernel, window: Window, limit: int) -> Iterator[tuple[Columns, Expr
             yield columns, columns.first + tile * columns.width
 
 
-def tile_columns(device: Device, taps: int) -> int:
-    """Output columns whose accumulators, with a row of `taps` weights, fill the vector registers; bounds code size."""
-    return max(1, min(14, device.vector_registers - 2 - taps if taps < 8 else 8, 512 // taps))
+def tile_columns(device: Device, window: Window, taps: int, vectors: int = 1) -> int:
+    """Output columns of a tile of some `vectors` whose accumulators, with `taps` weights, fill the vector registers.
+
+    Somewhat narrower tiles are taken where fewer of them are special; the kernel's width bounds the size of the code.
+    """
+    free = device.vector_registers - 1 - taps
+    widest = max(1, min(min(14, max(8, free)) // vectors, MOST_TAPS // taps, window.target[1]))
+    return min(range(widest, widest * 2 // 3, -1), key=lambda columns: len(list(window.tiles(columns))))

@@ -1,0 +1,1 @@
+"""Adapters: routines that copy a tensor from one layout to another."""
