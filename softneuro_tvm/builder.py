@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
+from importlib.metadata import version
 from typing import Any
 
 import tvm
 from tvm import relax
 
-from softneuro_tvm import __version__
 from softneuro_tvm.candidates import adapter_workload
 from softneuro_tvm.codegen import PASS_CONFIG, TIR_PIPELINE, rename
 from softneuro_tvm.device import Device
@@ -56,7 +56,7 @@ def manifest(graph: Graph, plan: Plan) -> dict[str, Any]:
         return [{"name": n, "shape": list(t.shape), "dtype": t.dtype} for n, t in zip(names, types, strict=True)]
 
     return {
-        "softneuro_tvm": __version__,
+        "softneuro_tvm": version("softneuro_tvm"),
         "tvm": tvm.__version__,
         "model": graph.name,
         "graph": graph.digest,

@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from softneuro_tvm.cli.options import InputShapes, Json, Model, Store, Threads, parse_input_shapes
 from softneuro_tvm.cli.plan_tables import comparison_lines, plan_table
 from softneuro_tvm.cli.tables import console, milliseconds, print_json
-from softneuro_tvm.profiler.measurement import Measurement
+from softneuro_tvm.measurement import Measurement
 from softneuro_tvm.routine import Candidate
 
 _REPORT_S = 10.0

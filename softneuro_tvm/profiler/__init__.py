@@ -1,7 +1,7 @@
 """Stage `profile`: compiles candidates in parallel, measures them one at a time, remembers every result."""
 
+from softneuro_tvm.measurement import Measurement, Profile
 from softneuro_tvm.profiler.keys import Key, Residency, candidate_text, measurement_key, residency_of
-from softneuro_tvm.profiler.measurement import Measurement, Profile
 from softneuro_tvm.profiler.observer import Observer, SilentObserver
 from softneuro_tvm.profiler.replay import record, replay
 from softneuro_tvm.profiler.run import profile_candidates

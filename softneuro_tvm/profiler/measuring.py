@@ -11,7 +11,7 @@ import tvm
 import tvm_ffi
 
 from softneuro_tvm.formats import physical_shape, unpack
-from softneuro_tvm.profiler.measurement import Measurement
+from softneuro_tvm.measurement import Measurement
 from softneuro_tvm.profiler.messages import MeasureRequest
 from softneuro_tvm.profiler.timing import time_calls
 

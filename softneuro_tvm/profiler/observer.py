@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from softneuro_tvm.profiler.measurement import Measurement
+from softneuro_tvm.measurement import Measurement
 from softneuro_tvm.routine import Candidate
 
 

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from softneuro_tvm.errors import ProfileError
+from softneuro_tvm.measurement import Measurement, Profile
 from softneuro_tvm.profiler.keys import candidate_text
-from softneuro_tvm.profiler.measurement import Measurement, Profile
 from softneuro_tvm.routine import Candidate
 
 

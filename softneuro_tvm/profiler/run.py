@@ -8,8 +8,8 @@ from dataclasses import replace
 
 from softneuro_tvm.device import Device, available_cores
 from softneuro_tvm.graph import Workload
+from softneuro_tvm.measurement import Profile
 from softneuro_tvm.profiler.keys import Residency, measurement_key
-from softneuro_tvm.profiler.measurement import Profile
 from softneuro_tvm.profiler.observer import Observer, SilentObserver
 from softneuro_tvm.profiler.session import Job, Session
 from softneuro_tvm.profiler.store import ProfileStore

@@ -16,9 +16,9 @@ from typing import Any
 from softneuro_tvm.device import Device, available_cores
 from softneuro_tvm.errors import ProfileError, StoreError
 from softneuro_tvm.graph import Workload
+from softneuro_tvm.measurement import Measurement, Status
 from softneuro_tvm.profiler.files import input_file, reference_file
 from softneuro_tvm.profiler.keys import Key, Residency, weight_copies
-from softneuro_tvm.profiler.measurement import Measurement, Status
 from softneuro_tvm.profiler.messages import Compiled, MeasureRequest, Outcome
 from softneuro_tvm.profiler.observer import Observer
 from softneuro_tvm.profiler.store import ProfileStore

@@ -17,8 +17,8 @@ from types import TracebackType
 from platformdirs import user_cache_dir
 
 from softneuro_tvm.errors import ProfileError, StoreError
+from softneuro_tvm.measurement import Measurement
 from softneuro_tvm.profiler.keys import Key
-from softneuro_tvm.profiler.measurement import Measurement
 
 logger = logging.getLogger(__name__)
 

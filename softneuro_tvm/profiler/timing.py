@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from softneuro_tvm.measurement import spread
+
 
 @dataclass(frozen=True)
 class TimingOptions:
@@ -50,14 +52,6 @@ def _once(function: Callable[..., Any], arguments: itertools.cycle[tuple[Any, ..
     for values in itertools.islice(arguments, number):
         function(*values)
     return (time.perf_counter_ns() - begin) * 1e-9
-
-
-def spread(samples_s: Sequence[float]) -> float:
-    """Distance between the quartiles of samples, relative to their median; 0 with fewer than two samples."""
-    if len(samples_s) < 2:
-        return 0.0
-    lower, median, upper = statistics.quantiles(samples_s, n=4, method="inclusive")
-    return (upper - lower) / median if median > 0 else 0.0
 
 
 def _enough(samples_s: Sequence[float], number: int, total_s: float, best_s: float, options: TimingOptions) -> bool:

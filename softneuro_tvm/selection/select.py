@@ -13,12 +13,12 @@ from softneuro_tvm.device import Device
 from softneuro_tvm.errors import SelectionError
 from softneuro_tvm.formats import Format, TensorType
 from softneuro_tvm.graph import Graph
+from softneuro_tvm.measurement import Measurement
 from softneuro_tvm.plan import AdapterChoice, Alternative, LayerChoice, Plan
-from softneuro_tvm.profiler.measurement import Measurement
 from softneuro_tvm.routine import Candidate
 from softneuro_tvm.selection.pairwise import PairwiseProblem
 from softneuro_tvm.selection.problem import NetworkProblem, Priced, build_problem
-from softneuro_tvm.selection.solver import greedy, marginals, solve
+from softneuro_tvm.selection.solver import conflict, greedy, marginals, solve
 
 Profile = Mapping[Candidate, Measurement]
 
@@ -75,7 +75,10 @@ class _Selector:
 
     def plan(self) -> Plan:
         problem = self.problem
-        solution = solve(problem.pairwise)
+        try:
+            solution = solve(problem.pairwise)
+        except SelectionError as error:
+            raise SelectionError(self._conflict()) from error
         best_with = marginals(problem.pairwise)
         return Plan(
             model=self.graph.name,
@@ -87,6 +90,14 @@ class _Selector:
             lower_bound_s=min(solution.lower_bound, solution.cost),
             method=solution.method,
             comparison=self._comparison(),
+        )
+
+    def _conflict(self) -> str:
+        """Names the layers whose formats no measured adapter connects."""
+        layers = [self.graph.layers[i].name for i in conflict(self.problem.pairwise) if i < len(self.graph.layers)]
+        return (
+            f"no measured adapter connects the formats that work for layer(s) {', '.join(map(repr, layers))}; "
+            "`softneuro-tvm tune --json` lists what failed"
         )
 
     def _choice(self, i: int, state: int, best_with: np.ndarray) -> LayerChoice:

@@ -15,7 +15,7 @@ import pytest
 import softneuro_tvm as sn
 from softneuro_tvm import zoo
 from softneuro_tvm.errors import BuildError, PlanError, StoreError
-from softneuro_tvm.profiler.measurement import Measurement
+from softneuro_tvm.measurement import Measurement
 from softneuro_tvm.routine import Candidate
 
 

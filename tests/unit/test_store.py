@@ -15,8 +15,8 @@ import pytest
 
 from softneuro_tvm.device import Device
 from softneuro_tvm.errors import ProfileError, StoreError
+from softneuro_tvm.measurement import Measurement
 from softneuro_tvm.profiler.keys import Key, residency_of, weight_copies
-from softneuro_tvm.profiler.measurement import Measurement
 from softneuro_tvm.profiler.store import ENVIRONMENT_VARIABLE, ProfileStore, default_path
 
 KEY = Key("{}", "conv2d/direct", "tile=4", "in -> out", "abc", '{"kind": "llvm"}', "part", 2, "0.27", "dram")
@@ -26,7 +26,7 @@ WRITER = """
 import sys
 from dataclasses import replace
 from softneuro_tvm.profiler.keys import Key
-from softneuro_tvm.profiler.measurement import Measurement
+from softneuro_tvm.measurement import Measurement
 from softneuro_tvm.profiler.store import ProfileStore
 
 path, name, count = sys.argv[1], sys.argv[2], int(sys.argv[3])

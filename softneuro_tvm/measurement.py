@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from softneuro_tvm.errors import ProfileError
-from softneuro_tvm.profiler.timing import spread
 from softneuro_tvm.routine import Candidate
 
 Status = Literal["ok", "wrong", "error", "crash", "timeout"]
 """``wrong``: disagrees with the reference; ``error``: cannot be generated, compiled or called; ``crash``: killed."""
+
+
+def spread(samples_s: Sequence[float]) -> float:
+    """Distance between the quartiles of samples, relative to their median; 0 with fewer than two samples."""
+    if len(samples_s) < 2:
+        return 0.0
+    lower, median, upper = statistics.quantiles(samples_s, n=4, method="inclusive")
+    return (upper - lower) / median if median > 0 else 0.0
 
 
 @dataclass(frozen=True)
