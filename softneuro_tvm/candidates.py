@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from softneuro_tvm.device import Device
@@ -32,14 +32,20 @@ class Candidates:
 
 
 def workload_candidates(
-    workload: Workload, device: Device
+    workload: Workload, device: Device, last_resorts: bool = False
 ) -> tuple[tuple[Candidate, ...], tuple[tuple[str, str], ...]]:
-    """Candidates of one workload, and the refused routines with their reasons."""
+    """Candidates of one workload, and the refused routines with their reasons.
+
+    Args:
+        workload: What to compute.
+        device: What to compute it on.
+        last_resorts: Also take routines that are otherwise left out where a better one applies.
+    """
     found: list[Candidate] = []
     refused: list[tuple[str, str]] = []
     for routine in routines_of(workload.kind):
         reason = routine.refusal(workload, device)
-        if reason is None and routine.fallback and found:
+        if reason is None and routine.fallback and found and not last_resorts:
             reason = "is a last resort, and other routines apply"
         if reason is not None:
             refused.append((routine.name, reason))
@@ -79,8 +85,13 @@ def _adapters(graph: Graph, by_workload: Mapping[Workload, tuple[Candidate, ...]
     return list(needed)
 
 
-def enumerate_candidates(graph: Graph, device: Device) -> Candidates:
+def enumerate_candidates(graph: Graph, device: Device, last_resorts: Collection[Workload] = ()) -> Candidates:
     """Lists what could compute each layer, and the adapters that could stand between.
+
+    Args:
+        graph: The network.
+        device: What to compute it on.
+        last_resorts: Workloads for which everything better has failed.
 
     Raises:
         SelectionError: a layer that no routine computes.
@@ -91,7 +102,8 @@ def enumerate_candidates(graph: Graph, device: Device) -> Candidates:
         workload = graph.workloads[layer.name]
         if workload in by_workload:
             continue
-        by_workload[workload], refusals[workload] = workload_candidates(workload, device)
+        found = workload_candidates(workload, device, workload in last_resorts)
+        by_workload[workload], refusals[workload] = found
         if not by_workload[workload]:
             reasons = "; ".join(f"{name} {reason}" for name, reason in refusals[workload])
             raise SelectionError(f"no routine computes layer {layer.name!r} ({workload}): {reasons or 'none exists'}")

@@ -65,10 +65,13 @@ def tune(
         ProfileError: measuring failed as a whole.
     """
     device = device or host_device()
+    residency = residency_of(model.graph.weight_bytes, device)
     candidates = enumerate_candidates(model.graph, device)
     with ProfileStore(store) as profiles:
-        residency = residency_of(model.graph.weight_bytes, device)
         profile = profile_candidates(candidates.all(), device, profiles, residency=residency, observer=observer)
+        if failed := [w for w, options in candidates.by_workload.items() if not any(profile[c].ok for c in options)]:
+            candidates = enumerate_candidates(model.graph, device, last_resorts=failed)
+            profile = profile_candidates(candidates.all(), device, profiles, residency=residency, observer=observer)
     return select(model.graph, candidates, profile, device)
 
 

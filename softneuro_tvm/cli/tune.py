@@ -15,6 +15,8 @@ from softneuro_tvm.cli.tables import console, milliseconds, print_json
 from softneuro_tvm.measurement import Measurement
 from softneuro_tvm.routine import Candidate
 
+_FAILURES = 5
+"""Rejected candidates that are named on the screen; `explain --layer` and `--json` name all."""
 _REPORT_S = 10.0
 """Seconds between lines of progress where there is no terminal."""
 
@@ -42,6 +44,7 @@ class ProgressBar:
         self.silent = silent or console.is_terminal
         self.reported = time.monotonic()
         self.task = self.bar.add_task("")
+        self.failures: list[str] = []
         self.counts = {"total": 0, "known": 0, "measured": 0, "failed": 0}
 
     def started(self, total: int, known: int) -> None:
@@ -57,7 +60,9 @@ class ProgressBar:
     def measured(self, candidate: Candidate, measurement: Measurement) -> None:
         """Advances the bar."""
         self.counts["measured"] += 1
-        self.counts["failed"] += measurement.status != "ok"
+        if not measurement.ok:
+            self.counts["failed"] += 1
+            self.failures.append(f"{candidate.workload.kind} {candidate.descriptor}: {measurement.message}")
         text = f"{candidate.workload.kind} {candidate.descriptor} {milliseconds(measurement.median_s)} ms"
         self.bar.update(self.task, advance=1, description=text[:70])
         if not self.silent and time.monotonic() - self.reported > _REPORT_S:
@@ -117,6 +122,7 @@ def tune(
             {
                 "output": str(target),
                 "measurements": bar.counts,
+                "rejected": bar.failures,
                 "tuning_s": tuned_s,
                 "predicted_s": plan.predicted_s,
                 "measured_s": measured_s,
@@ -132,6 +138,8 @@ def tune(
     if agreement:
         allowed = f"(allowed {agreement.tolerance:.1e})"
         console.print(f"agrees with {agreement.reference}: relative error {agreement.error:.1e} {allowed}")
+    for failure in bar.failures[:_FAILURES]:
+        console.print(f"[yellow]rejected[/yellow] {failure.splitlines()[0]}", highlight=False)
     counts = bar.counts
     console.print(
         f"{counts['measured']} candidates measured ({counts['failed']} failed), {counts['known']} known from before; "

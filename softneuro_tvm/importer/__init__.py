@@ -1,0 +1,74 @@
+"""Stage `import`: a model file, an ONNX model or a Relax module becomes a `Graph` of layers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from softneuro_tvm import zoo
+from softneuro_tvm.errors import ModelError
+from softneuro_tvm.graph import Graph
+from softneuro_tvm.importer.passes import optimise
+
+if TYPE_CHECKING:
+    import onnx
+
+__all__ = ["import_model"]
+
+
+def import_model(model: Any, *, input_shapes: Mapping[str, Sequence[int]] | None = None) -> Graph:
+    """Imports a model and optimises it.
+
+    Args:
+        model: Path of an ONNX file, ``zoo:NAME``, an `onnx.ModelProto`, or an `IRModule` with a Relax function.
+        input_shapes: Shapes by input name, for inputs whose shapes the model leaves open.
+
+    Raises:
+        ModelError: the model is missing, malformed, or cannot be converted.
+        UnsupportedOperatorError: it holds operators that TVM does not know.
+        DynamicShapeError: an input's shape is not known.
+    """
+    import onnx
+
+    shapes = dict(input_shapes or {})
+    if isinstance(model, str) and model.startswith("zoo:"):
+        return _from_onnx(zoo.resolve(model), model.removeprefix("zoo:"), f"model {model!r}", shapes)
+    if isinstance(model, str | Path):
+        from softneuro_tvm.importer.onnx_file import load_onnx
+
+        return _from_onnx(load_onnx(Path(model)), Path(model).stem, f"model file {str(model)!r}", shapes)
+    if isinstance(model, onnx.ModelProto):
+        copied = onnx.ModelProto()
+        copied.CopyFrom(model)
+        return _from_onnx(copied, model.graph.name or "model", "the model", shapes)
+    return _from_relax(model, shapes)
+
+
+def _from_onnx(model: onnx.ModelProto, name: str, source: str, input_shapes: Mapping[str, Sequence[int]]) -> Graph:
+    """Checks, converts, lowers and optimises; changes `model`."""
+    from softneuro_tvm.importer import onnx_convert, onnx_file, onnx_preflight, relax_graph, relax_module
+
+    onnx_file.check_not_external(model, source)
+    model = onnx_preflight.inline_functions(model)
+    onnx_preflight.name_nodes(model.graph)
+    onnx_preflight.check_operators(model.graph, onnx_convert.supported_operators())
+    onnx_file.check_structure(model, source)
+    onnx_preflight.fix_input_shapes(model.graph, input_shapes)
+    module, names = onnx_convert.convert(model, source)
+    prepared = relax_module.prepare(module, {})
+    outputs = [output.name for output in model.graph.output]
+    return optimise(relax_graph.graph_from_relax(prepared, "main", names=names, output_names=outputs, model=name))
+
+
+def _from_relax(module: Any, input_shapes: Mapping[str, Sequence[int]]) -> Graph:
+    import tvm
+
+    from softneuro_tvm.importer import relax_graph, relax_module
+
+    if not isinstance(module, tvm.IRModule):
+        raise ModelError(
+            f"cannot import a {type(module).__name__}; give a path, zoo:NAME, an onnx.ModelProto or an IRModule"
+        )
+    function = relax_module.entry_function(module)
+    return optimise(relax_graph.graph_from_relax(relax_module.prepare(module, input_shapes), function))

@@ -1,0 +1,41 @@
+"""Passes over the graph, in the order in which they run. Each keeps what the graph computes. Needs numpy only."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from softneuro_tvm.graph import Graph
+from softneuro_tvm.importer.passes.activations import recognise_activations
+from softneuro_tvm.importer.passes.channels import select_channels
+from softneuro_tvm.importer.passes.concats import share_concats
+from softneuro_tvm.importer.passes.fuse_epilogues import fuse_epilogues
+from softneuro_tvm.importer.passes.layer_norms import recognise_layer_norms
+from softneuro_tvm.importer.passes.lift_elementwise import lift_elementwise
+from softneuro_tvm.importer.passes.merge_elementwise import merge_elementwise
+from softneuro_tvm.importer.passes.pooling import pool_means
+from softneuro_tvm.importer.passes.views import simplify_views
+
+__all__ = ["PASSES", "optimise"]
+
+logger = logging.getLogger(__name__)
+
+PASSES: tuple[Callable[[Graph], Graph], ...] = (
+    pool_means,  # first: makes reshapes
+    lift_elementwise,
+    simplify_views,  # after lifting: reshapes have become neighbours
+    select_channels,  # before merging: sees slices and concatenations as exported
+    share_concats,
+    merge_elementwise,
+    recognise_activations,  # after merging: sees whole formulas
+    recognise_layer_norms,  # after both: sees squares and roots
+    fuse_epilogues,  # after recognition: takes an activation in one step
+)
+
+
+def optimise(graph: Graph) -> Graph:
+    """Runs all passes."""
+    for step in PASSES:
+        before, graph = graph, step(graph)
+        logger.debug("%s: %d -> %d layers", step.__name__, len(before.layers), len(graph.layers))
+    return graph
