@@ -13,11 +13,14 @@ from softneuro_tvm.importer.passes import optimise
 
 if TYPE_CHECKING:
     import onnx
+    import tvm
 
 __all__ = ["import_model"]
 
 
-def import_model(model: Any, *, input_shapes: Mapping[str, Sequence[int]] | None = None) -> Graph:
+def import_model(
+    model: str | Path | onnx.ModelProto | tvm.IRModule, *, input_shapes: Mapping[str, Sequence[int]] | None = None
+) -> Graph:
     """Imports a model and optimises it.
 
     Args:
@@ -47,7 +50,7 @@ def import_model(model: Any, *, input_shapes: Mapping[str, Sequence[int]] | None
 
 def _from_onnx(model: onnx.ModelProto, name: str, source: str, input_shapes: Mapping[str, Sequence[int]]) -> Graph:
     """Checks, converts, lowers and optimises; changes `model`."""
-    from softneuro_tvm.importer import onnx_convert, onnx_file, onnx_preflight, relax_graph, relax_module
+    from softneuro_tvm.importer import onnx_convert, onnx_file, onnx_fold, onnx_preflight, relax_graph, relax_module
 
     onnx_file.check_not_external(model, source)
     model = onnx_preflight.inline_functions(model)
@@ -55,6 +58,7 @@ def _from_onnx(model: onnx.ModelProto, name: str, source: str, input_shapes: Map
     onnx_preflight.check_operators(model.graph, onnx_convert.supported_operators())
     onnx_file.check_structure(model, source)
     onnx_preflight.fix_input_shapes(model.graph, input_shapes)
+    onnx_fold.fold_constants(model)
     module, names = onnx_convert.convert(model, source)
     prepared = relax_module.prepare(module, {})
     outputs = [output.name for output in model.graph.output]

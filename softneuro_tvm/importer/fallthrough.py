@@ -13,7 +13,7 @@ from tvm.relax.expr_functor import PyExprMutator, mutator
 
 from softneuro_tvm.graph import Layer
 from softneuro_tvm.importer.nodes import Node
-from softneuro_tvm.importer.relax_module import array_of
+from softneuro_tvm.importer.relax_module import array_of, constant_of
 from softneuro_tvm.registry import layer_kind
 
 _INLINE_ELEMENTS = 16
@@ -67,13 +67,14 @@ def region_layer(
 
 def constant_layer(name: str, value: np.ndarray) -> Layer:
     """A layer without inputs whose output is a constant."""
-    builder = relax.BlockBuilder()
-    weight = relax.Var("w0", relax.TensorType(value.shape, str(value.dtype)))
-    with builder.function("main", [weight]):
+    builder, constants, constant = relax.BlockBuilder(), _Constants(), constant_of(value)
+    source = constant if value.size <= _INLINE_ELEMENTS else constants.parameter(constant)
+    with builder.function("main", constants.parameters):
         with builder.dataflow():
-            result = builder.emit_output(relax.op.reshape(weight, value.shape))
+            result = builder.emit_output(relax.op.reshape(source, value.shape))
         builder.emit_func_output(result)
-    return Layer(name, "relax", _attributes(tvm.IRModule(), builder.get()["main"]), (), (name,), {"w0": value})
+    attributes = _attributes(tvm.IRModule(), builder.get()["main"])
+    return Layer(name, "relax", attributes, (), (name,), constants.weights)
 
 
 def _attributes(module: Any, function: Any) -> Any:

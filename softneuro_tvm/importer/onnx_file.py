@@ -66,15 +66,15 @@ def check_structure(model: onnx.ModelProto, source: str) -> None:
     if any(_is_external(tensor) for tensor in _tensors(model.graph)):
         raise ModelError(f"{source} keeps its weights in other files that are not loaded; give the path of the file")
     try:
-        onnx.checker.check_model(_without_large_weights(model))
+        onnx.checker.check_model(without_large_weights(model))
     except onnx.checker.ValidationError as error:
         if any(text in str(error) for text in _NOT_FATAL):
             return
         raise ModelError(f"{source} is not a valid ONNX model: {str(error).strip()}; export it again") from error
 
 
-def _without_large_weights(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The model with large constants as inputs: the checker copies everything, and takes at most 2 GiB."""
+def without_large_weights(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with large constants as inputs: onnx's tools copy everything, and take at most 2 GiB."""
     light = onnx.ModelProto(ir_version=model.ir_version)
     light.opset_import.extend(model.opset_import)
     light.functions.extend(model.functions)

@@ -40,7 +40,10 @@ def graph_from_relax(
         ModelError: an output is no tensor.
         DynamicShapeError: an output's shape depends on data.
     """
-    return _Walk(module, module[function_name], names or {}).graph(tuple(output_names), model)
+    function = module[function_name]
+    if len(output_names) == 1 and isinstance(function.ret_ty, relax.TupleType):
+        raise ModelError(f"output {output_names[0]!r} of the model is a sequence; only tensors are supported")
+    return _Walk(module, function, names or {}).graph(tuple(output_names), model)
 
 
 class _Walk:
@@ -61,45 +64,44 @@ class _Walk:
 
     def graph(self, output_names: tuple[str, ...], model: str) -> Graph:
         """Live nodes, in scheduled runs, as layers."""
-        live, wanted = [], {value for value in self.results if isinstance(value, relax.Var)}
-        for node in reversed(self.nodes):
-            if node.var in wanted:
-                live.append(node)
-                wanted |= set(node.inputs)
-        live.reverse()
-        tensors: dict[str, TensorType] = {}
-        name_of: dict[Any, str] = {}
-        for parameter in self.function.params:
-            name_of[parameter] = str(parameter.name)
-        for node in live:
-            name_of[node.var] = node.name
-        for var, name in name_of.items():
-            found = static_type(var.ty)
-            if found is not None:
-                tensors[name] = found
+        live = self._live()
+        name_of = {parameter: str(parameter.name) for parameter in self.function.params}
+        name_of |= {node.var: node.name for node in live}
+        types = {name: found for var, name in name_of.items() if (found := static_type(var.ty)) is not None}
         layers = []
         for run in schedule(live):
             if run[0].part:
                 layers.append(self._layer(run[0], run[0].part, name_of))
                 continue
             members = {node.var for node in run}
-            outside = [node for node in live if node.var not in members]
-            needed = {var for node in outside for var in node.inputs} | set(self.results)
+            needed = {var for node in live if node.var not in members for var in node.inputs} | self._returned()
             outputs = [node.var for node in run if node.var in needed]
             layers.append(region_layer(self.module, run, outputs, name_of, self._resolved))
-        outputs = []
+        returned = []
         for position, value in enumerate(self.results):
-            if isinstance(value, relax.Var):
-                outputs.append(name_of[value])
-                continue
-            name = self._unique(output_names[position] if position < len(output_names) else "constant")
-            layers.append(constant_layer(name, value))
-            tensors[name] = TensorType(tuple(value.shape), str(value.dtype))
-            outputs.append(name)
+            if isinstance(value, np.ndarray):
+                name = self._unique(output_names[position] if output_names else "constant")
+                layers.append(constant_layer(name, value))
+                types[name] = TensorType(tuple(value.shape), str(value.dtype))
+                returned.append(name)
+            else:
+                returned.append(name_of[value])
         inputs = tuple(str(parameter.name) for parameter in self.function.params)
-        written = {tensor for layer in layers for tensor in layer.outputs} | set(inputs)
-        types = {name: tensor for name, tensor in tensors.items() if name in written}
-        return Graph(tuple(layers), types, inputs, tuple(outputs), model, output_names)
+        written = {*inputs, *(tensor for layer in layers for tensor in layer.outputs)}
+        tensors = {name: found for name, found in types.items() if name in written}
+        return Graph(tuple(layers), tensors, inputs, tuple(returned), model, output_names)
+
+    def _returned(self) -> set[Any]:
+        return {value for value in self.results if isinstance(value, relax.Var)}
+
+    def _live(self) -> list[Node]:
+        """The nodes that the results need."""
+        live, wanted = [], self._returned()
+        for node in reversed(self.nodes):
+            if node.var in wanted:
+                live.append(node)
+                wanted |= set(node.inputs)
+        return live[::-1]
 
     def _layer(self, node: Node, part: Part, name_of: dict[Any, str]) -> Layer:
         inputs = tuple(name_of[var] for var in part.inputs)

@@ -48,7 +48,7 @@ class _View:
         return f"t{len(self.entries) - 1}"
 
     def entry(self, arg: Argument) -> Entry:
-        """What computes an argument; an operator ```` if nothing does."""
+        """What computes an argument; an empty operator for inputs, constants and numbers."""
         return self.entries[int(arg[1:])] if isinstance(arg, str) and arg[0] == "t" else ("", ())
 
     def affine(self, arg: Argument) -> tuple[Argument, float, float]:

@@ -7,6 +7,9 @@ from softneuro_tvm.importer.expressions import rebuilt
 from softneuro_tvm.importer.rewriter import Rewriter
 from softneuro_tvm.layers.elementwise import merge, unify_inputs
 
+_MOST_TENSORS = 12
+"""Inputs and constants of a merged layer: one kernel keeps a pointer to each in a register."""
+
 
 def merge_elementwise(graph: Graph) -> Graph:
     """Merges a layer into its only reader if both write tensors of the same shape (so nothing is computed twice)."""
@@ -22,7 +25,10 @@ def _mergeable(rewriter: Rewriter, layer: Layer) -> Layer | None:
     shape = rewriter.tensors[layer.outputs[0]].shape
     for tensor in layer.inputs:
         producer = rewriter.producer(tensor, "elementwise")
-        if producer and rewriter.is_private(tensor) and rewriter.tensors[tensor].shape == shape:
+        if not producer or not rewriter.is_private(tensor) or rewriter.tensors[tensor].shape != shape:
+            continue
+        tensors = {*layer.inputs, *producer.inputs} - {tensor}
+        if len(tensors) + len(layer.weights) + len(producer.weights) <= _MOST_TENSORS:
             return producer
     return None
 
