@@ -1,0 +1,248 @@
+"""Code of the Winograd convolution: input transform, products, output transform, one band of tiles at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from tvm.tirx.script.builder import ir as T
+
+from softneuro_tvm.device import Device
+from softneuro_tvm.formats import physical_shape
+from softneuro_tvm.graph import Workload
+from softneuro_tvm.routine import Variant
+
+from .._blocked import Epilogue
+from .._tir import Expr, Kernel, ceil_div
+from ._tiles import split_evenly, widest_tile
+from ._winograd_matrices import WinogradMatrices, winograd_matrices
+from ._winograd_plan import CACHE_LINE, TAPS, UNROLL, Plan
+from ._winograd_transforms import apply_matrix
+
+
+def write_kernel(workload: Workload, variant: Variant, device: Device) -> Any:
+    """The PrimFunc of a variant: x, [residual], weight, bias, [slope], y."""
+    p, epilogue = Plan.of(workload, variant), Epilogue.of(workload)
+    y, vector = physical_shape(p.y.shape, p.y.layout), (p.y.blocks * p.lanes,)
+    shapes = {"x": physical_shape(p.x.shape, p.x.layout), "residual": y, "weight": (p.weight_elements,)}
+    shapes |= {"bias": vector, "slope": vector, "y": y}
+    if not epilogue.residual:
+        del shapes["residual"]
+    if not epilogue.is_prelu:
+        del shapes["slope"]
+    by_bands, by_channels = (p.threads > 1 and p.grain == grain for grain in ("bands", "channels"))
+    with Kernel() as k:
+        buffers = dict(zip(shapes, k.arguments(*shapes.items()), strict=True))
+        with k.loop(p.bands[0] * p.bands[1], by_bands) as band:
+            v = k.scratch(p.tile**2 * p.v_stride)
+            writer = _Band(k, p, epilogue, winograd_matrices(p.m, TAPS), device.vector_registers, buffers, v, band)
+            rows = None if by_channels else k.scratch(p.tile * p.row_stride)
+            with k.loop(p.x.blocks * p.rows, by_channels) as part:
+                scratch = k.scratch(p.tile * p.row_stride) if rows is None else rows
+                writer.transform_input(scratch, k.bind(part // p.rows), k.bind(part % p.rows))
+            with k.loop(sum(count for count, _ in p.blocks), by_channels) as block:
+                writer.convolve(block)
+    return k.function
+
+
+@dataclass
+class _Band:
+    """Writes the body of the loop over bands.
+
+    Args:
+        k: The kernel that is being written.
+        p: Sizes.
+        epilogue: What happens to outputs.
+        matrices: The transforms.
+        registers: Vector registers of the device.
+        buffers: The kernel's arguments by name.
+        v: Transformed input of the band, [point][C / lanes][tile][lanes].
+        band: Its number.
+    """
+
+    k: Kernel
+    p: Plan
+    epilogue: Epilogue
+    matrices: WinogradMatrices
+    registers: int
+    buffers: Mapping[str, Any]
+    v: Any
+    band: Expr
+
+    def __post_init__(self) -> None:
+        k, p = self.k, self.p
+        across = p.bands[1]
+        # the last band overlaps the one before instead of being smaller: it computes the same values again
+        self.row = k.bind(T.min(self.band // across * p.rows, p.all_rows - p.rows))
+        self.column = T.min(self.band % across * p.columns, p.grid_columns - p.columns) if across > 1 else 0
+        self.column = k.bind(self.column) if across > 1 else 0
+
+    def _locate(self, i: Expr) -> tuple[Expr, Expr]:
+        """Image, and tile row in it, of the band's tile row i."""
+        k, p, row = self.k, self.p, self.k.bind(self.row + i)
+        return (0, row) if p.y.shape[0] == 1 else (k.bind(row // p.grid_rows), k.bind(row % p.grid_rows))
+
+    def transform_input(self, rows: Any, channel_block: Expr, i: Expr) -> None:
+        """Transforms tile row i: its columns, once for all the tiles that share one, and then the rows of each tile.
+
+        Args:
+            rows: Scratch for the columns, [tile][column][lanes].
+            channel_block: Which vector of channels.
+            i: Tile row of the band.
+        """
+        k, p, lanes = self.k, self.p, self.p.lanes
+        image, tile_row = self._locate(i)
+        width = p.columns * p.m + TAPS - 1
+        start = k.bind(self.column * p.m - p.left)
+        low, high = k.bind(T.max(0, 0 - start)), k.bind(T.min(width, p.x.shape[3] - start))
+        for first, count in ((0, low), (high, width - high)):
+            with k.loop(count) as x:
+                for r in range(p.tile):
+                    k.store(rows, r * p.row_stride + (first + x) * lanes, k.splat(0.0, lanes), lanes)
+        base = k.bind(p.x.offset(image, channel_block, tile_row * p.m - p.top, start + low))
+
+        def transform_columns(inside: range) -> None:
+            with k.loop(high - low) as x:
+                at = k.bind(base + x * lanes)
+                column = [self._load("x", at + r * p.x.row) if r in inside else None for r in range(p.tile)]
+                for r, value in enumerate(apply_matrix(k, self.matrices.bt, column, lanes)):
+                    k.store(rows, r * p.row_stride + (low + x) * lanes, value, lanes)
+
+        self._choose(tile_row, _rows_inside(p), transform_columns)
+        target = k.bind(channel_block * (p.tiles * lanes) + i * (p.columns * lanes))
+        with k.loop(p.tile) as r, k.loop(p.columns) as t:
+            at = k.bind(r * p.row_stride + t * (p.m * lanes))
+            row = [k.bind(k.load(rows, at + j * lanes, lanes)) for j in range(p.tile)]
+            at = k.bind(r * (p.tile * p.v_stride) + target + t * lanes)
+            for j, value in enumerate(apply_matrix(k, self.matrices.bt, row, lanes)):
+                k.store(self.v, at + j * p.v_stride, value, lanes)
+
+    def _load(self, name: str, offset: Expr) -> Expr:
+        """Names a vector of an argument."""
+        return self.k.bind(self.k.load(self.buffers[name], offset, self.p.lanes))
+
+    def _choose(self, row: Expr, cases: Sequence[tuple[int, range]], body: Callable[[range], None]) -> None:
+        """Emits `body` for the first case whose end lies behind the row."""
+        (end, inside), *others = cases
+        self.k.when(row < end if others else True, partial(body, inside), partial(self._choose, row, others, body))
+
+    def convolve(self, block: Expr) -> None:
+        """Products and output transform of one block of output channels."""
+        k, p = self.k, self.p
+        (count, wide), *narrower = p.blocks
+        for_wide = partial(self._convolve_vectors, k.bind(block * wide), wide)
+        if not narrower:
+            for_wide()
+            return
+        narrow = narrower[0][1]
+        first = k.bind(count * wide + (block - count) * narrow)
+        k.when(block < count, for_wide, partial(self._convolve_vectors, first, narrow))
+
+    def _convolve_vectors(self, first: Expr, vectors: int) -> None:
+        k, p, lanes = self.k, self.p, self.p.lanes
+        products = k.scratch(p.tile**2 * p.m_stride)
+        size = p.channels * vectors * lanes
+        with k.loop(p.tile**2) as point:
+            u = k.bind(first * (p.tile**2 * p.channels * lanes) + point * size)
+            self._multiply(products, k.bind(point * p.v_stride), u, k.bind(point * p.m_stride), vectors)
+        with k.loop(p.rows) as i:
+            image, tile_row = self._locate(i)
+            with k.loop(p.columns) as t, k.loop(vectors) as j:
+                source = k.bind(((i * p.columns + t) * vectors + j) * lanes)
+                self._transform_output(products, source, image, k.bind(first + j), tile_row, k.bind(self.column + t))
+
+    def _multiply(self, products: Any, v: Expr, u: Expr, m: Expr, vectors: int) -> None:
+        """``M[tile, k] = sum_c V[c, tile] * U[c, k]`` from the offsets v, u, m; prefetches the U that follows."""
+        k, p, lanes = self.k, self.p, self.p.lanes
+        bodies, per_block = p.channels // UNROLL, lanes // UNROLL
+        splits = split_evenly(p.tiles, widest_tile(vectors, self.registers))
+        passes = sum(count for count, _ in splits)
+        lines = ceil_div(UNROLL * vectors * lanes, CACHE_LINE)
+        following = k.bind(u + p.channels * vectors * lanes)
+        first = 0
+        for count, width in splits:
+            share = ceil_div(lines, passes)  # cache lines of the next U that a body asks for
+            with k.loop(count) as piece:
+                start = k.bind(first + piece * width)
+                # one small buffer for each tile: larger ones would not be promoted to registers
+                sums = [k.scratch(vectors * lanes) for _ in range(width)]
+                for row in sums:
+                    for j in range(vectors):
+                        k.store(row, j * lanes, k.splat(0.0, lanes), lanes)
+                with k.loop(bodies) as body:
+                    ahead = k.bind(following + (piece * share * bodies + body * share) * CACHE_LINE)
+                    for line in range(share):
+                        k.prefetch(self.buffers["weight"], ahead + line * CACHE_LINE)
+                    at = k.bind(v + (body // per_block * p.tiles + start) * lanes + body % per_block * UNROLL)
+                    self._accumulate(sums, at, k.bind(u + body * (UNROLL * vectors * lanes)), vectors)
+                at = k.bind(m + start * (vectors * lanes))
+                for i, row in enumerate(sums):
+                    for j in range(vectors):
+                        value = k.load(row, j * lanes, lanes)
+                        k.store(products, at + (i * vectors + j) * lanes, value, lanes)
+            first += count * width
+            passes -= count
+            lines = max(0, lines - count * share)
+            following = following + count * share * bodies * CACHE_LINE
+
+    def _accumulate(self, sums: Sequence[Any], v: Expr, u: Expr, vectors: int) -> None:
+        """Adds the products of `UNROLL` input channels."""
+        k, lanes = self.k, self.p.lanes
+        for c in range(UNROLL):
+            weights = [self._load("weight", u + (c * vectors + j) * lanes) for j in range(vectors)]
+            for i, row in enumerate(sums):
+                # named, so that LLVM loads it once instead of in each multiply-add
+                value = k.bind(k.splat(self.v[v + i * lanes + c], lanes))
+                for j, weight in enumerate(weights):
+                    k.store(row, j * lanes, k.load(row, j * lanes, lanes) + value * weight, lanes)
+
+    def _transform_output(
+        self, products: Any, source: Expr, image: Expr, vector: Expr, tile_row: Expr, tile_column: Expr
+    ) -> None:
+        """Transforms columns, then rows, of one tile of one vector of output channels, and finishes the outputs."""
+        k, p, lanes, at = self.k, self.p, self.p.lanes, self.matrices.at
+        half = [k.scratch(p.tile * lanes) for _ in range(p.m)]
+        for j in range(p.tile):
+            points = [source + (r * p.tile + j) * p.m_stride for r in range(p.tile)]
+            column = [k.bind(k.load(products, offset, lanes)) for offset in points]
+            for r, value in enumerate(apply_matrix(k, at, column, lanes)):
+                k.store(half[r], j * lanes, value, lanes)
+        bias = self._load("bias", vector * lanes)
+        slope = self._load("slope", vector * lanes) if self.epilogue.is_prelu else None
+        target = k.bind(p.y.offset(image, vector, tile_row * p.m, tile_column * p.m))
+
+        def finish(r: int) -> None:
+            row = [k.bind(k.load(half[r], j * lanes, lanes)) for j in range(p.tile)]
+            values = apply_matrix(k, at, row, lanes)
+
+            def store(columns: range) -> None:
+                for j in columns:
+                    offset = target + r * p.y.row + j * lanes
+                    residual = partial(self._load, "residual", offset)
+                    result = self.epilogue.finish(values[j] + bias, lanes, residual, lambda: slope)
+                    k.store(self.buffers["y"], offset, result, lanes)
+
+            always = p.y.shape[3] - (p.grid_columns - 1) * p.m
+            store(range(always))
+            if always < p.m and p.grid_columns > 1:
+                k.when(tile_column < p.grid_columns - 1, partial(store, range(always, p.m)))
+
+        last = p.grid_rows - 1
+        for r in range(p.m):
+            # outputs of the last tile row that lie below the map are left out
+            below = last * p.m + r >= p.y.shape[2]
+            k.when(True if not below else last > 0 and tile_row < last, partial(finish, r))
+
+
+def _rows_inside(p: Plan) -> list[tuple[int, range]]:
+    """Which rows of a tile lie inside the input: pairs (tile row before which that holds, rows)."""
+    cases: list[tuple[int, range]] = []
+    for tile_row in range(p.grid_rows):
+        y = tile_row * p.m - p.top
+        inside = range(max(0, -y), min(p.tile, p.x.shape[2] - y))
+        if cases and cases[-1][1] == inside:
+            cases.pop()
+        cases.append((tile_row + 1, inside))
+    return cases

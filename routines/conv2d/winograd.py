@@ -1,0 +1,98 @@
+"""Winograd convolution F(m x m, 3 x 3) for 3x3 kernels of stride 1, on channel-blocked feature maps."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from softneuro_tvm.device import Device
+from softneuro_tvm.graph import Workload
+from softneuro_tvm.routine import Requirement, Routine, Variant
+
+from .._blocked import blocked_layouts, pack_channel_vectors, pad_axis, port_formats
+from .._threads import thread_counts
+from ._winograd_kernel import write_kernel
+from ._winograd_matrices import winograd_matrices
+from ._winograd_plan import TAPS, Plan, promising_plans
+
+CYCLES_PER_SECOND = 3e9
+"""To decide whether a layer is too small for threads."""
+
+ERROR = {2: 1e-6, 4: 1.5e-5, 6: 3e-5}
+"""Error bound for each m with up to 64 input channels: two to three times what was found against float64."""
+
+BOUNDED = ("tanh", "sigmoid", "hard_sigmoid", "clip")
+"""Activations whose outputs do not grow with the sums."""
+
+
+class Winograd(Routine):
+    """Transforms tiles of input, multiplies one matrix for each of their (m + 2)^2 points, transforms back.
+
+    Shapes: x NCHW<c>c; weight [block of K][point][C][k], flat; y NCHW<c>c. Any sizes, channels and batch.
+
+    Works in bands of `rows` x `columns` tiles, so that the transformed input (V) stays in a cache; for each block of
+    `vectors` vectors of output channels come all products (M), in register tiles of tiles x vectors while the next
+    weights are prefetched, and then the output transform with bias, residual and activation. Threads share the
+    bands, or in each band the blocks of input channels (transform) and then of output channels (products).
+
+    Error: relative to the largest output, for normal data and 64 channels, 1e-6, 1.5e-5, 3e-5 with m = 2, 4, 6 (bounds;
+    a third of that is typical); grows with the square root of the number of channels.
+
+    Source: Lavin and Gray, Fast Algorithms for Convolutional Neural Networks (2015).
+    """
+
+    kind = "conv2d"
+    source = "Lavin and Gray, Fast Algorithms for Convolutional Neural Networks (2015)"
+    requirements = (
+        Requirement("a 3x3 kernel", lambda w, d: w.weight_types["weight"].shape[2:] == (TAPS, TAPS)),
+        Requirement("stride 1", lambda w, d: w.attributes.strides == (1, 1)),
+        Requirement("dilation 1", lambda w, d: w.attributes.dilation == (1, 1)),
+        Requirement("one group of channels", lambda w, d: w.attributes.groups == 1),
+        Requirement("padding of at most 2", lambda w, d: max(w.attributes.padding) <= TAPS - 1),
+    )
+
+    def variants(self, workload: Workload, device: Device) -> Iterator[Variant]:
+        """Tile sizes and bands by estimated time: large tiles for large maps, small ones where weights are many."""
+        layout = blocked_layouts(device)[0]
+        inputs, outputs = port_formats(workload, layout, layout)
+        serial = list(promising_plans(workload, layout, device, 1))
+        counts = thread_counts(device, serial[0].cycles(device) / CYCLES_PER_SECOND)
+        for threads in counts:
+            for plan in serial if threads == 1 else promising_plans(workload, layout, device, threads):
+                yield Variant(plan.params, inputs, outputs)
+
+    def error_bound(self, workload: Workload, variant: Variant) -> float:
+        """Grows with the entries of the transforms and with the number of products in a sum.
+
+        Where the activation bounds the outputs, the error of large sums is compared to smaller ones.
+        """
+        bounded = workload.attributes.activation.name in BOUNDED
+        growth = math.sqrt(max(1.0, workload.inputs[0].shape[1] / 64))
+        return ERROR[variant["m"]] * growth * (8 if bounded else 1)
+
+    def workspace_bytes(self, workload: Workload, variant: Variant) -> int:
+        """V, M, and tile rows whose columns are transformed."""
+        return Plan.of(workload, variant).workspace_bytes
+
+    def pack(self, workload: Workload, variant: Variant, weights: Mapping[str, np.ndarray]) -> tuple[np.ndarray, ...]:
+        """Transforms the weights in float64 and rounds once."""
+        p = Plan.of(workload, variant)
+        g = np.array(winograd_matrices(p.m, TAPS).g, dtype=np.float64)
+        w = weights["weight"].astype(np.float64)
+        u = np.einsum("ir,kcrs,js->ijck", g, w, g, optimize=True).astype(np.float32)
+        u = u.reshape(p.tile**2, *u.shape[2:])
+        u = pad_axis(pad_axis(u, 1, p.channels), 2, p.lanes)
+        parts, first = [], 0
+        for count, vectors in p.blocks:
+            last = first + count * vectors * p.lanes
+            part = u[:, :, first:last].reshape(*u.shape[:2], count, vectors * p.lanes)
+            parts.append(part.transpose(2, 0, 1, 3).ravel())
+            first = last
+        return (np.concatenate(parts), *pack_channel_vectors(workload, weights, p.lanes))
+
+    def emit(self, workload: Workload, variant: Variant, device: Device) -> Any:
+        """The kernel; see the class."""
+        return write_kernel(workload, variant, device)
