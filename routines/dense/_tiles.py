@@ -1,0 +1,146 @@
+"""Register tiles of matrix products: rows times vectors of columns, over a packed panel."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from .._tir import Expr, Kernel, ceil_div
+from .._vectors import shuffle
+
+UNROLL = 4
+"""Steps of the reduction in one loop body. With more, LLVM moves loads upwards until accumulators spill."""
+
+MIN_CHAINS = 8
+"""Independent multiply-add chains that keep the units busy: two units, latency four."""
+
+LINE = 16
+"""float32 elements of a cache line."""
+
+Split = tuple[tuple[int, int], ...]
+"""Pieces of an extent: pairs (count, size), in order."""
+
+
+def split_evenly(extent: int, largest: int) -> Split:
+    """Cuts an extent into the fewest pieces of at most `largest`; sizes differ by one at most, larger ones first."""
+    number = ceil_div(extent, largest)
+    size = ceil_div(extent, number)
+    large = extent - number * (size - 1)
+    return tuple((count, width) for count, width in ((large, size), (number - large, size - 1)) if count)
+
+
+def tallest_tile(vectors: int, registers: int) -> int:
+    """Rows of a tile that leaves registers for the panel's vectors and one broadcast value."""
+    return max(1, (registers - vectors - 1) // vectors)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The left side of a product: element c of row i is ``buffer[starts[i] + c * stride]``."""
+
+    buffer: Any
+    starts: Sequence[Expr]
+    stride: int
+
+
+@dataclass(frozen=True)
+class Panel:
+    """The right side: element (c, column) is ``buffer[first + c * width + column]``, `width` columns being all.
+
+    Args:
+        buffer: Where the panel lies.
+        first: Its first element.
+        ahead: Distance in elements at which cache lines are prefetched while the panel is read.
+        prefetched: Cache lines to prefetch for each `UNROLL` steps of the reduction.
+    """
+
+    buffer: Any
+    first: Expr
+    ahead: Expr = 0
+    prefetched: int = 0
+
+
+@dataclass
+class Tile:
+    """Accumulators of `rows` x `vectors` vectors; small tiles keep several partial sums of each.
+
+    Args:
+        k: Where to.
+        rows: Rows of the product.
+        vectors: Vectors of columns; the panel's rows have vectors x lanes elements.
+        lanes: Elements of a vector.
+    """
+
+    k: Kernel
+    rows: int
+    vectors: int
+    lanes: int
+
+    def __post_init__(self) -> None:
+        self.chains = next((n for n in (1, 2) if self.rows * self.vectors * n >= MIN_CHAINS), UNROLL)
+        # one small buffer for each row: larger ones would not be promoted to registers
+        self.sums = [self.k.scratch(self.chains * self.vectors * self.lanes) for _ in range(self.rows)]
+
+    def _at(self, j: int, chain: int = 0) -> int:
+        return (chain * self.vectors + j) * self.lanes
+
+    def product(self, rows: Rows, panel: Panel, depth: tuple[Expr, int], start: Callable[[int, int], Expr]) -> None:
+        """Computes ``sum[i, j] = start(i, j) + sum over c of row[i][c] * panel[c][j]``.
+
+        Args:
+            rows: Left side.
+            panel: Right side.
+            depth: Number of c: `UNROLL` times the first, plus the second.
+            start: First value of accumulator (i, j).
+        """
+        k, lanes, width = self.k, self.lanes, self.vectors * self.lanes
+        for i, buffer in enumerate(self.sums):
+            for j in range(self.vectors):
+                for chain in range(self.chains):
+                    value = k.splat(0.0, lanes) if chain else start(i, j)
+                    k.store(buffer, self._at(j, chain), value, lanes)
+
+        def steps(c: Expr, number: int) -> None:
+            at = k.bind(panel.first + c * width)
+            starts = [k.bind(start + c * rows.stride) for start in rows.starts]
+            for line in range(panel.prefetched):
+                k.prefetch(panel.buffer, at + panel.ahead + line * LINE)
+            for u in range(number):
+                columns = [k.bind(k.load(panel.buffer, at + u * width + j * lanes, lanes)) for j in range(self.vectors)]
+                for buffer, start in zip(self.sums, starts, strict=True):
+                    value = k.bind(k.splat(rows.buffer[start + u * rows.stride], lanes))
+                    for j, column in enumerate(columns):
+                        slot = self._at(j, u % self.chains)
+                        k.store(buffer, slot, k.load(buffer, slot, lanes) + value * column, lanes)
+
+        blocks, rest = depth
+        if not isinstance(blocks, int) or blocks:
+            with k.loop(blocks) as block:
+                steps(block * UNROLL, UNROLL)
+        if rest:
+            steps(blocks * UNROLL, rest)
+        for buffer in self.sums:
+            for chain in range(1, self.chains):
+                for j in range(self.vectors):
+                    both = k.load(buffer, self._at(j), lanes) + k.load(buffer, self._at(j, chain), lanes)
+                    k.store(buffer, self._at(j), both, lanes)
+
+    def value(self, i: int, j: int) -> Expr:
+        """Accumulator (i, j), after `product`."""
+        return self.k.load(self.sums[i], self._at(j), self.lanes)
+
+
+def columns_of(vector: int, lanes: int, total: int) -> list[tuple[int, int]]:
+    """How a vector of columns is stored when only `total` columns exist: pairs (lane, number of lanes)."""
+    missing, lane, found = total - vector * lanes, 0, []
+    while lane < min(lanes, missing):
+        size = 1 << (min(lanes, missing - lane).bit_length() - 1)
+        found.append((lane, size))
+        lane += size
+    return found
+
+
+def part_of(vector: Expr, lanes: int, lane: int, size: int) -> Expr:
+    """`size` lanes of a vector, from `lane` on."""
+    return vector if size == lanes else shuffle([vector], lanes, range(lane, lane + size))

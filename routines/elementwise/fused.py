@@ -1,0 +1,155 @@
+"""A whole expression in one pass over memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from typing import Any
+
+import numpy as np
+from tvm.tirx.script.builder import ir as T
+
+from softneuro_tvm.device import Device
+from softneuro_tvm.formats import Format, canonical_layout, is_padded, pack, physical_shape
+from softneuro_tvm.graph import Workload
+from softneuro_tvm.layers.elementwise import evaluate
+from softneuro_tvm.routine import Requirement, Routine, Variant
+
+from .._blocked import blocked_layouts
+from .._tir import Expr, Kernel, ceil_div
+from ._functions import COSTLY, SUPPORTED, functions, is_total
+from ._space import iteration_space
+
+PARALLEL_SECONDS = 1e-5
+"""Shorter kernels run on one thread: starting the others takes about half as long."""
+
+BYTE_SECONDS, OPERATOR_SECONDS, COSTLY_SECONDS = 3e-11, 2e-11, 4e-10
+"""Estimates for one byte moved, and for one operator on one element."""
+
+
+class Fused(Routine):
+    """Evaluates the expression vector by vector, without temporaries in memory.
+
+    Axes along which all operands are contiguous, or all broadcast, are one loop; the innermost one is vectorised, its
+    last vector overlaps the one before. Parallel over the outermost axis that is long enough.
+
+    Shapes: inputs and constants of any rank, broadcast to y; of rank 4 in NCHW, NCHWc or NHWC, all in the same layout.
+    Error: a few units in the last place for each operator; functions are polynomials of 4e-7.
+    """
+
+    kind = "elementwise"
+    source = "Chen et al., TVM: An Automated End-to-End Optimizing Compiler for Deep Learning (OSDI 2018), 3"
+    requirements = (
+        Requirement("float32", lambda w, d: all(t.dtype == "float32" for t in (*w.inputs, *w.outputs))),
+        Requirement(
+            "operators with a vector form (not pow, sin or cos)",
+            lambda w, d: {operator for operator, _ in w.attributes.expression} <= SUPPORTED,
+        ),
+    )
+
+    def variants(self, workload: Workload, device: Device) -> Iterable[Variant]:
+        """One for each layout; padded ones only where padding lanes cannot become infinite or undefined."""
+        shape = workload.outputs[0].shape
+        layouts: tuple[str, ...] = (canonical_layout(len(shape)),)
+        if len(shape) == 4 and all(tensor.rank == 4 for tensor in workload.inputs):
+            layouts = (*blocked_layouts(device), "NCHW", "NHWC")
+        for layout in layouts:
+            if is_total(workload.attributes.expression) or not is_padded(shape, layout):
+                same_rank = [len(tensor.shape) == len(shape) for tensor in workload.inputs]
+                inputs = [
+                    Format(layout if same else canonical_layout(tensor.rank))
+                    for tensor, same in zip(workload.inputs, same_rank, strict=True)
+                ]
+                yield Variant((), tuple(inputs), (Format(layout),))
+
+    def error_bound(self, workload: Workload, variant: Variant) -> float:
+        """Grows with the number of operators."""
+        return 2e-6 * (1 + len(workload.attributes.expression))
+
+    def pack(self, workload: Workload, variant: Variant, weights: Mapping[str, np.ndarray]) -> tuple[np.ndarray, ...]:
+        """Constants in the layout of the output."""
+        rank, layout = workload.outputs[0].rank, variant.outputs[0].layout
+        arrays = [weights[f"w{i}"] for i in range(workload.attributes.count("w"))]
+        return tuple(pack(w.reshape(_widened(w.shape, rank)).astype("float32"), layout) for w in arrays)
+
+    def emit(self, workload: Workload, variant: Variant, device: Device) -> Any:
+        """Generates the kernel: x0, x1.., w0, w1.., y."""
+        target, layout = workload.outputs[0].shape, variant.outputs[0].layout
+        constants = [workload.weight_types[f"w{i}"] for i in range(workload.attributes.count("w"))]
+        shapes = [_widened(t.shape, len(target)) for t in (*workload.inputs, *constants)] + [target]
+        axes = iteration_space(shapes, target, layout)
+        names = [*(f"x{i}" for i in range(len(workload.inputs))), *(f"w{i}" for i in range(len(constants))), "y"]
+        physical = [physical_shape(t.shape, f.layout) for t, f in zip(workload.inputs, variant.inputs, strict=True)]
+        physical += [physical_shape(shape, layout) for shape in shapes[len(physical) :]]
+        parallel = device.threads > 1 and _estimated_seconds(workload) > PARALLEL_SECONDS
+        split = _parallel_axis([axis.extent for axis in axes], device.threads) if parallel else -1
+
+        with Kernel() as k:
+            buffers = k.arguments(*zip(names, physical, strict=True))
+
+            def point(offsets: Sequence[Expr], lanes: int) -> None:
+                strides = axes[-1].strides
+                values = [
+                    k.bind(k.load(buffer, at, lanes) if stride else k.splat(buffer[at], lanes))
+                    for buffer, at, stride in zip(buffers[:-1], offsets[:-1], strides, strict=False)
+                ]
+                count, table = len(workload.inputs), functions(lanes)
+                result = evaluate(workload.attributes.expression, values[:count], values[count:], table)
+                k.store(buffers[-1], offsets[-1], result, lanes)
+
+            with ExitStack() as loops:
+                offsets: list[Expr] = [0] * len(buffers)
+                outer = axes[:-1]
+                if split > 0:  # a few outer iterations of a long axis: the long axis is the parallel one
+                    outer = [outer[split], *outer[:split], *outer[split + 1 :]] if split < len(outer) else outer
+                for position, axis in enumerate(outer):
+                    is_parallel = parallel and split < len(axes) - 1 and position == 0
+                    index = loops.enter_context(k.loop(axis.extent, is_parallel))
+                    offsets = [at + index * stride for at, stride in zip(offsets, axis.strides, strict=True)]
+                offsets = [k.bind(at) if not isinstance(at, int) else at for at in offsets]
+
+                def vector(start: Expr, lanes: int) -> None:
+                    point([at + start * s for at, s in zip(offsets, axes[-1].strides, strict=True)], lanes)
+
+                tasks = device.threads if parallel and split == len(axes) - 1 else 1
+                _sweep(k, axes[-1].extent, device.vector_lanes, tasks, vector)
+        return k.function
+
+
+def _widened(shape: tuple[int, ...], rank: int) -> tuple[int, ...]:
+    return (1,) * (rank - len(shape)) + tuple(shape)
+
+
+def _estimated_seconds(workload: Workload) -> float:
+    elements = int(np.prod(workload.outputs[0].shape))
+    operators = [operator for operator, _ in workload.attributes.expression]
+    costs = [COSTLY_SECONDS if operator in COSTLY else OPERATOR_SECONDS for operator in operators]
+    moved = sum(tensor.size_bytes for tensor in (*workload.inputs, *workload.outputs))
+    return BYTE_SECONDS * moved + sum(costs) * elements
+
+
+def _parallel_axis(extents: Sequence[int], threads: int) -> int:
+    """The outermost axis that gives every thread work, or the longest one."""
+    enough = [position for position, extent in enumerate(extents[:-1]) if extent >= 4 * threads or extent == threads]
+    return enough[0] if enough else len(extents) - 1
+
+
+def _sweep(k: Kernel, extent: int, lanes: int, tasks: int, vector: Any) -> None:
+    """Calls `vector(start, lanes)` for vectors that cover an extent."""
+    if extent < lanes:
+        start = 0
+        while start < extent:
+            size = 1 << ((extent - start).bit_length() - 1)
+            vector(start, size)
+            start += size
+        return
+    number = ceil_div(extent, lanes)
+    if tasks > 1 and number >= tasks:
+        share = ceil_div(number, tasks)
+        with k.loop(tasks, parallel=True) as task, k.loop(T.min(share, number - task * share)) as i:
+            vector(k.bind(T.min((task * share + i) * lanes, extent - lanes)), lanes)
+        return
+    with k.loop(extent // lanes) as i:
+        vector(i * lanes, lanes)
+    if extent % lanes:
+        vector(extent - lanes, lanes)

@@ -1,0 +1,1 @@
+"""Routines for products of two activations."""
