@@ -10,6 +10,7 @@ from softneuro_tvm.device import Device
 from softneuro_tvm.graph import Workload
 from softneuro_tvm.routine import Requirement
 
+from ._rows import sweep
 from ._tir import Expr, Kernel, ceil_div
 
 PARALLEL_BYTES = 512 << 10
@@ -60,24 +61,11 @@ def copy_run(
     def piece(offset: Expr, size: int) -> None:
         k.store(target, at + offset, k.load(source, start + offset, size), size)
 
-    if elements < lanes:
-        done = 0
-        while done < elements:
-            size = 1 << ((elements - done).bit_length() - 1)
-            piece(done, size)
-            done += size
-        return
     index, number = part
-    if number > 1:
+    if number > 1 and elements >= lanes:
         vectors = ceil_div(elements, lanes)
         share = ceil_div(vectors, number)
         with k.loop(T.min(share, vectors - index * share)) as i:
             piece(k.bind(T.min((index * share + i) * lanes, elements - lanes)), lanes)
         return
-    if elements == lanes:
-        piece(0, lanes)
-        return
-    with k.loop(elements // lanes) as i:
-        piece(i * lanes, lanes)
-    if elements % lanes:
-        piece(elements - lanes, lanes)
+    sweep(k, elements, lanes, piece)

@@ -1,4 +1,4 @@
-"""Reductions of rows of consecutive elements."""
+"""Passes over rows of consecutive elements, vector by vector, and their reductions."""
 
 from __future__ import annotations
 
@@ -49,6 +49,9 @@ def sweep(k: Kernel, length: int, lanes: int, body: Callable[[Expr, int], None])
     if length < lanes:
         for offset, size in pieces(length, lanes):
             body(offset, size)
+        return
+    if length == lanes:
+        body(0, lanes)
         return
     with k.loop(length // lanes) as i:
         body(i * lanes, lanes)

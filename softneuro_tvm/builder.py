@@ -146,7 +146,7 @@ class _Builder:
             raise PlanError(f"the plan's layer {choice.layer!r} is not the model's {layer.name!r}")
         inputs = [self._read(name, port) for name, port in zip(layer.inputs, choice.variant.inputs, strict=True)]
         packed = routine(choice.routine).pack(workload, choice.variant, layer.weights)
-        constants = [relax.const(array) for array in packed]
+        constants = [relax.const(tvm.runtime.tensor(array)) for array in packed]
         outputs = self._call(workload, choice.routine, choice.variant, inputs, constants)
         for name, port, value in zip(layer.outputs, choice.variant.outputs, outputs, strict=True):
             self._define(name, port, value)

@@ -125,6 +125,8 @@ def pack(array: np.ndarray, layout: str) -> np.ndarray:
     """Copies an array from its canonical layout into another one; lanes beyond the logical extent become 0."""
     target = physical_shape(array.shape, layout)
     canonical = canonical_layout(array.ndim)
+    if layout == canonical:
+        return np.array(array, order="C")
     blocks = [block_of(layout, name) for name in canonical]
     padded = np.pad(array, [(0, -extent % block) for extent, block in zip(array.shape, blocks, strict=True)])
     split = padded.reshape([n for e, b in zip(padded.shape, blocks, strict=True) for n in (e // b, b)])
@@ -137,6 +139,8 @@ def unpack(array: np.ndarray, layout: str, shape: tuple[int, ...]) -> np.ndarray
     """Inverse of `pack`: back into the canonical layout, padding cut off."""
     axes = parse_layout(layout)
     canonical = canonical_layout(len(shape))
+    if layout == canonical:
+        return np.array(array, order="C").reshape(shape)
     order = [axes.index((name, block)) for name in canonical for block in (0, block_of(layout, name)) if block != 1]
     blocks = [block_of(layout, name) for name in canonical]
     padded = [-(-extent // block) * block for extent, block in zip(shape, blocks, strict=True)]

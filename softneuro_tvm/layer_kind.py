@@ -114,8 +114,8 @@ class LayerKind(ABC):
 
         def draw(tensor: TensorType, scale: float) -> np.ndarray:
             if np.dtype(tensor.dtype).kind in "iub":
-                return rng.integers(0, 2, tensor.shape).astype(tensor.dtype)
-            return (rng.standard_normal(tensor.shape, dtype=np.float32) * scale).astype(tensor.dtype)
+                return np.asarray(rng.integers(0, 2, tensor.shape)).astype(tensor.dtype)
+            return np.asarray(rng.standard_normal(tensor.shape) * scale).astype(tensor.dtype)
 
         inputs = [draw(tensor, 1.0) for tensor in workload.inputs]
         weights = {}

@@ -72,7 +72,7 @@ class PlainModule:
         """TVM tensors in the order of the parameters."""
         import tvm
 
-        return [tvm.runtime.tensor(np.ascontiguousarray(inputs[name])) for name in self.names]
+        return [tvm.runtime.tensor(np.asarray(inputs[name], order="C")) for name in self.names]
 
     def runner(self, tensors: list[Any]) -> Callable[[], Any]:
         """A function that runs the model once."""

@@ -101,7 +101,7 @@ class Routine(ABC):
 
     def pack(self, workload: Workload, variant: Variant, weights: Mapping[str, np.ndarray]) -> tuple[np.ndarray, ...]:
         """Weights as the kernel reads them, in the order of its arguments. The default passes them on by name."""
-        return tuple(np.ascontiguousarray(weights[key]) for key in sorted(weights))
+        return tuple(np.asarray(weights[key], order="C") for key in sorted(weights))
 
     def workspace_bytes(self, workload: Workload, variant: Variant) -> int:
         """Scratch memory that the kernel allocates while it runs, summed over threads."""

@@ -97,7 +97,7 @@ class Module:
                     f"input {port['name']!r} must be {port['dtype']}{port['shape']}, "
                     f"got {array.dtype}{list(array.shape)}"
                 )
-            tensors.append(tvm.runtime.tensor(np.ascontiguousarray(array)))
+            tensors.append(tvm.runtime.tensor(np.asarray(array, order="C")))
         return tensors
 
     def runner(self, tensors: Sequence[Any]) -> Callable[[], Any]:

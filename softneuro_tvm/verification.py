@@ -39,9 +39,9 @@ def sample_inputs(graph: Graph, seed: int = 0) -> dict[str, np.ndarray]:
     for name in graph.inputs:
         tensor = graph.tensors[name]
         if np.dtype(tensor.dtype).kind == "f":
-            arrays[name] = rng.standard_normal(tensor.shape).astype(tensor.dtype)
+            arrays[name] = np.asarray(rng.standard_normal(tensor.shape)).astype(tensor.dtype)
         else:
-            arrays[name] = rng.integers(0, 2, tensor.shape).astype(tensor.dtype)
+            arrays[name] = np.asarray(rng.integers(0, 2, tensor.shape)).astype(tensor.dtype)
     return arrays
 
 

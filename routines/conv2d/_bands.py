@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from tvm import tirx
+
 from softneuro_tvm.graph import Workload
 
 from .._blocked import Blocked
@@ -110,6 +112,22 @@ def _copy(target: Any, at: Expr, source: Any, start: Expr, elements: int, lanes:
         size = 1 << ((elements - done).bit_length() - 1)
         piece(done, size)
         done += size
+
+
+def _copy_even(target: Any, at: Expr, source: Any, start: Expr, elements: int, lanes: int) -> None:
+    """Copies every second element; vectors never reach beyond the last one."""
+    k, done, size = Kernel, 0, lanes
+    while done < elements:
+        count = (elements - done - 1) // size if size > 1 else elements - done
+        if count:
+            with nest(count) as (i,):
+                into, first = at + done + i * size, start + (done + i * size) * 2
+                if size == 1:
+                    k.store(target, into, source[first], 1)
+                else:
+                    even = [tirx.const(2 * lane, "int32") for lane in range(size)]
+                    k.store(target, into, tirx.Shuffle([k.load(source, first, 2 * size)], even), size)
+        done, size = done + count * size, max(1, size // 2)
 
 
 class BandReader:
@@ -228,6 +246,8 @@ class BandReader:
             _copy(scratch, at, None, 0, low * m.block, lanes)
             if sx == 1:
                 _copy(scratch, into, x, start, (high - low) * m.block, lanes)
+            elif m.block == 1 and sx == 2:
+                _copy_even(scratch, into, x, start, high - low, lanes)
             elif high > low:
                 with nest(high - low) as (i,):
                     _copy(scratch, into + i * m.block, x, start + i * (sx * m.block), m.block, lanes)

@@ -21,7 +21,7 @@ from softneuro_tvm.routine import Routine, Variant
 from .._blocked import Blocked, Epilogue, pack_channel_vectors
 from .._tir import Expr, Kernel, ceil_div, round_up
 from ._bands import Band, BandReader, Geometry, Source, reduction_block
-from ._tiles import UNROLL, Operand, Tile, for_each_group, nest, split_evenly, widest_tile
+from ._tiles import UNROLL, Operand, Tile, common_split, for_each_group, nest, split_evenly, widest_tile
 
 LINE = 16
 """float32 elements of a cache line."""
@@ -175,13 +175,11 @@ class BlockedConvolution:
 
     def _flat_tiles(self, band: Band, widest: int) -> list[tuple[Expr, int]]:
         """Tiles along the consecutive positions of a band: pairs (count, width)."""
-        positions = self.height * self.line
-        tall = split_evenly(positions, widest)
+        tall = self.height * self.line
         if band.is_tall is True:
-            return list(tall)
-        width = tall[0][1]
-        counts = [narrow_and_wide(extent, width) for extent in (positions, positions - self.line)]
-        return [(T.Select(band.is_tall, counts[0][i], counts[1][i]), width - i) for i in (0, 1)]
+            return list(split_evenly(tall, widest))
+        width, counts = common_split((tall, tall - self.line), widest)
+        return [(T.Select(band.is_tall, counts[0][i], counts[1][i]), width - i) for i in (0, 1) if width > i]
 
     def _tile(self, source: Source, n: Expr, group: _Group, width: int, span: _Span, place: _Place) -> None:
         k, g, per = self.k, self.g, group.vectors * self.lanes
@@ -287,26 +285,6 @@ class BlockedConvolution:
                         k.store(y, at, finished(k.load(y, at, part), at, j, lane), part)
 
                     k.when(exists, again)
-
-
-def bands_fit(workload: Workload, lanes: int, registers: int, vectors: int, copy: str, bands: int) -> bool:
-    """True if bands of two heights can be cut into the same tile widths."""
-    g = Geometry.of(workload)
-    line = 1 if copy == "flat" else g.ow
-    rows = g.oh * g.ow // line
-    if copy not in ("flat", "columns") or rows % bands == 0:
-        return bands <= rows
-    tall = ceil_div(rows, bands) * line
-    widths = [widest_tile(size, registers) for _, size in split_evenly(ceil_div(g.k, lanes), vectors)]
-    return bands <= rows and all(
-        narrow_and_wide(tall - line, split_evenly(tall, widest)[0][1])[0] >= 0 for widest in widths
-    )
-
-
-def narrow_and_wide(extent: int, width: int) -> tuple[int, int]:
-    """Counts of tiles of `width` and `width - 1` positions that cover an extent; the first is negative if none do."""
-    pieces = ceil_div(extent, width)
-    return extent - pieces * (width - 1), pieces * width - extent
 
 
 class BlockedRoutine(Routine):

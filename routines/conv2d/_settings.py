@@ -12,7 +12,6 @@ from softneuro_tvm.routine import Variant
 from .._blocked import Blocked, blocked_layouts, port_formats
 from .._tir import ceil_div, round_up
 from ._bands import BandReader, Geometry
-from ._blocked_conv import bands_fit
 from ._tiles import split_evenly
 
 SMALL_FLOPS = 4_000_000
@@ -50,6 +49,11 @@ def layout_pairs(workload: Workload, device: Device) -> list[tuple[str, str]]:
     return pairs
 
 
+def tile_vectors(device: Device) -> tuple[int, int, int]:
+    """Output-channel vectors of tiles, most promising first: with few registers, four leave too few positions."""
+    return (2, 4, 3) if device.vector_registers >= 32 else (2, 3, 1)
+
+
 def fills_rows(g: Geometry, widest: int) -> bool:
     """True if tiles along one output row are wide."""
     return split_evenly(g.ow, widest)[0][1] * 4 >= 3 * widest
@@ -80,9 +84,6 @@ def setting(workload: Workload, device: Device, choice: Choice, source: str, tar
             parts = min(device.threads, groups)
         else:
             bands = min(rows, round_up(bands, device.threads))
-    registers = device.vector_registers
-    while not bands_fit(workload, lanes, registers, choice.vectors, choice.copy, bands):
-        bands -= 1
     params = (
         ("lanes", lanes),
         ("vectors", vectors),
@@ -100,16 +101,31 @@ def serial(variant: Variant) -> Variant:
     return Variant(params, variant.inputs, variant.outputs)
 
 
+def tasks(workload: Workload, variant: Variant) -> int:
+    """What can run at the same time."""
+    return workload.inputs[0].shape[0] * int(variant["bands"]) * int(variant["parts"])
+
+
+def prefers_channels(workload: Workload, device: Device, vectors: int) -> bool:
+    """True for small maps whose output channels threads can share evenly."""
+    g = Geometry.of(workload)
+    groups = ceil_div(ceil_div(g.k, device.vector_lanes), vectors)
+    return g.oh * g.ow <= 400 and groups % device.threads == 0
+
+
 def settings(
     workload: Workload, device: Device, choices: list[Choice], pairs: list[tuple[str, str]]
 ) -> Iterator[Variant]:
     """All choices for the first pair of layouts, the first choice for the others; small layers also serially."""
+    g = Geometry.of(workload)
     found: dict[Variant, None] = {}
     for source, target in pairs:
         for choice in choices if (source, target) == pairs[0] else choices[:1]:
             found[setting(workload, device, choice, source, target)] = None
-    for variant in list(found)[:1]:
-        g = Geometry.of(workload)
-        if device.threads > 1 and 2 * g.n * g.k * g.oh * g.ow * g.c * g.r * g.s < SMALL_FLOPS:
-            found[serial(variant)] = None
+    if device.threads > 1:
+        first = next(iter(found))
+        shared = [variant for variant in found if tasks(workload, variant) > 1]
+        found = dict.fromkeys(shared or found)
+        if 2 * g.n * g.k * g.oh * g.ow * g.c * g.r * g.s < SMALL_FLOPS:
+            found[serial(first)] = None
     yield from found

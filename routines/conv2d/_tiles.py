@@ -34,6 +34,20 @@ def split_evenly(extent: int, largest: int) -> Split:
     return tuple((count, width) for count, width in ((large, size), (pieces - large, size - 1)) if count)
 
 
+def common_split(extents: Sequence[int], largest: int) -> tuple[int, list[tuple[int, int]]]:
+    """Cuts several extents into pieces of the same two sizes, which differ by one.
+
+    Returns:
+        The larger size, at most `largest`; for each extent the number of larger and of smaller pieces.
+    """
+    for size in range(largest, 0, -1):
+        pieces = [ceil_div(extent, size) for extent in extents]
+        counts = [(e - n * (size - 1), n * size - e) for e, n in zip(extents, pieces, strict=True)]
+        if all(large >= 0 for large, _ in counts):
+            return size, counts
+    raise ValueError(f"extents {list(extents)} cannot be cut")
+
+
 def widest_tile(vectors: int, registers: int) -> int:
     """Positions of a tile that leaves registers for its weight vectors and one broadcast value."""
     return max(1, (registers - vectors - 1) // vectors)

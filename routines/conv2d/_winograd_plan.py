@@ -206,7 +206,7 @@ def promising_plans(workload: Workload, layout: str, device: Device, threads: in
         weights = 4 * base.weight_elements
         resident = weights <= device.l2_bytes * 5 // 8
         near = _banded(base, device.l2_bytes - (weights if resident else 0), device)
-        far = _banded(replace(base, grain="channels" if threads > 1 else "bands"), device.l3_bytes // 8, device)
+        far = _banded(replace(base, grain="channels" if threads > 1 else "bands"), device.l3_bytes // 4, device)
         for plan in (near,) if resident and threads == 1 else (near, far):
             found.setdefault(plan, plan.cycles(device))
     limit = PROMISING * min(found.values())

@@ -10,7 +10,7 @@ from softneuro_tvm.routine import Requirement, Variant
 
 from ._bands import Geometry
 from ._blocked_conv import BlockedRoutine
-from ._settings import Choice, fills_rows, layout_pairs, settings
+from ._settings import Choice, fills_rows, layout_pairs, prefers_channels, settings, tile_vectors
 from ._tiles import widest_tile
 
 
@@ -43,8 +43,9 @@ class Direct(BlockedRoutine):
         in_rows = "rows" if any(g.padding) else "none"
         wide = fills_rows(g, widest_tile(2, device.vector_registers))
         first, second = (in_rows, "columns") if wide else ("columns", in_rows)
-        by_channels = g.oh * g.ow <= 400
-        choices = [Choice(2, first, by_channels), Choice(4, first, by_channels), Choice(2, second, by_channels)]
+        by_channels = prefers_channels(workload, device, 2)
+        choices = [Choice(vectors, first, by_channels) for vectors in tile_vectors(device)[:2]]
+        choices.append(Choice(2, second, by_channels))
         if device.threads > 1:
             choices.append(Choice(2, first, not by_channels))
         return settings(workload, device, choices, layout_pairs(workload, device))

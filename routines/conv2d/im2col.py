@@ -16,7 +16,7 @@ from softneuro_tvm.routine import Requirement, Routine, Variant
 from .._blocked import Blocked, Epilogue, port_formats
 from .._tir import Expr, Kernel, ceil_div, round_up
 from ._bands import Band, BandReader, Geometry, Source
-from ._blocked_conv import CHEAP
+from ._blocked_conv import CHEAP, LINE
 from ._tiles import Operand, Tile, for_each_group, nest, split_evenly, widest_tile
 
 
@@ -33,7 +33,7 @@ class Im2col(Routine):
 
     A band of the input is copied once for each kernel column, shifted and thinned out, so that every row of the im2col
     matrix is a run of that copy; the copy stays in the second-level cache. Register tiles are output channels
-    x vectors of positions; the last tile of a band overlaps the one before it. Threads share bands, or `parts` of the
+    x vectors of positions; the last vector of a band overlaps the one before it. Threads share bands, or `parts` of the
     output channels.
 
     Error: that of summing C * R * S products in float32: 2e-5 for normal data.
@@ -128,6 +128,9 @@ class _Emitter:
         self.bands, self.parts = int(variant["bands"]), int(variant["parts"])
         self.reader = BandReader(g, Blocked((g.n, g.c, g.h, g.w), "NCHW"), self.lanes)
         self.epilogue = Epilogue.of(workload)
+        self.panels = ceil_div(ceil_div(g.oh, self.bands) * g.ow, self.vectors * self.lanes)
+        is_large = 4 * g.c * g.r * g.s * g.k > device.l2_bytes // 2
+        self.is_weight_heavy = is_large and self.panels <= 2 * self.reader.block
         self.buffers: dict[str, Any] = {}
 
     def emit(self) -> Any:
@@ -164,23 +167,46 @@ class _Emitter:
 
     def _channels(self, band: Band, source: Source, size: int, start: Expr) -> None:
         """All positions of the band for some output channels."""
-        g, k, panel = self.g, self.k, self.vectors * self.lanes
-        positions = band.rows * g.ow
-        channel = k.bind((band.n % self.groups) * g.k + start if self.groups > 1 else start)
-        count = ceil_div(positions, panel) if isinstance(positions, int) else (positions + (panel - 1)) // panel
-        with nest(count) as (t,):
-            p = k.bind(T.min(t * panel, positions - panel))
-            tile = Tile(k, size, self.vectors, self.lanes)
-            tile.start(lambda i, j, lane: k.splat(self.buffers["bias"][channel + i], self.lanes), self.lanes)
-            block = self.reader.block
-            with nest(g.c // block, g.r, g.s) as (b, r, s):
-                row = k.bind(self._weight(channel, size, b, r, s))
-                columns = k.bind(source.at(b, r, s) + p)
-                scalars = Operand(self.buffers["weight"], size)
-                vectors = Operand(source.buffer, source.channel)
-                tile.accumulate(scalars, [row + i for i in range(size)], vectors, columns, block)
-            tile.combine()
-            self._finish(tile, channel, (band.n * g.k + start) * (g.oh * g.ow) + band.first * g.ow + p)
+        k, lanes = self.k, self.lanes
+        channel = k.bind((band.n % self.groups) * self.g.k + start if self.groups > 1 else start)
+        image = band.n * self.g.k + start
+        heights = [band.height] if band.is_tall is True else [band.height, band.height - 1]
+        vectors = [ceil_div(height * self.g.ow, lanes) for height in heights]
+
+        def depends(values: list[int]) -> Expr:
+            return values[0] if len(set(values)) == 1 else T.Select(band.is_tall, values[0], values[1])
+
+        with nest(depends([n // self.vectors for n in vectors])) as (t,):
+            self._panel(band, source, size, self.vectors, channel, image, t, t * (self.vectors * lanes))
+        rest = [n % self.vectors for n in vectors]
+        for few in sorted(set(rest) - {0}):
+            last = depends([height * self.g.ow - few * lanes for height in heights])
+            k.when(
+                True if len(set(rest)) == 1 else depends(rest) == few,
+                lambda few=few, last=last: self._panel(band, source, size, few, channel, image, self.panels - 1, last),  # type: ignore[misc]
+            )
+
+    def _panel(
+        self, band: Band, source: Source, size: int, vectors: int, channel: Expr, image: Expr, index: Expr, first: Expr
+    ) -> None:
+        """One tile: `size` output channels, `vectors` vectors of positions, moved back to end with the band."""
+        g, k, block, positions = self.g, self.k, self.reader.block, band.rows * self.g.ow
+        p = k.bind(T.min(first, positions - vectors * self.lanes))
+        tile = Tile(k, size, vectors, self.lanes)
+        tile.start(lambda i, j, lane: k.splat(self.buffers["bias"][channel + i], self.lanes), self.lanes)
+        with nest(g.c // block, g.r, g.s) as (b, r, s):
+            row = k.bind(self._weight(channel, size, b, r, s))
+            columns = k.bind(source.at(b, r, s) + p)
+            if self.is_weight_heavy:
+                # the same step of the next tile of output channels; a band has few panels, which share its lines
+                share = ceil_div(block * size, LINE * self.panels)
+                for line in range(share):
+                    at = row + size * (g.c * g.r * g.s) + (index * share + line) * LINE
+                    k.prefetch(self.buffers["weight"], at)
+            scalars, data = Operand(self.buffers["weight"], size), Operand(source.buffer, source.channel)
+            tile.accumulate(scalars, [row + i for i in range(size)], data, columns, block)
+        tile.combine()
+        self._finish(tile, channel, image * (g.oh * g.ow) + band.first * g.ow + p)
 
     def _weight(self, channel: Expr, size: int, b: Expr, r: Expr, s: Expr) -> Expr:
         """Offset of the weights of a reduction step."""

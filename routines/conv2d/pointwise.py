@@ -10,7 +10,7 @@ from softneuro_tvm.routine import Requirement, Variant
 
 from ._bands import Geometry
 from ._blocked_conv import BlockedRoutine
-from ._settings import Choice, fills_rows, layout_pairs, settings
+from ._settings import Choice, fills_rows, layout_pairs, prefers_channels, settings, tile_vectors
 from ._tiles import MIN_CHAINS, widest_tile
 
 
@@ -38,10 +38,8 @@ class Pointwise(BlockedRoutine):
     def variants(self, workload: Workload, device: Device) -> Iterable[Variant]:
         """Two or three tile shapes; threads over positions and over channels."""
         g = Geometry.of(workload)
-        by_channels = g.oh * g.ow <= 400
-        tiles = (2, 4, 3)
-        if g.oh * g.ow * 4 < MIN_CHAINS:
-            tiles = (MIN_CHAINS, 4, 2)
+        tiles = (MIN_CHAINS, 4, 2) if g.oh * g.ow * 4 < MIN_CHAINS else tile_vectors(device)
+        by_channels = prefers_channels(workload, device, tiles[0])
         if g.is_flat:
             copies = ("flat", "flat")
         else:

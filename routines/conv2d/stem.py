@@ -10,7 +10,7 @@ from softneuro_tvm.routine import Requirement, Variant
 
 from .._blocked import blocked_layouts
 from ._blocked_conv import BlockedRoutine
-from ._settings import Choice, settings
+from ._settings import Choice, settings, tile_vectors
 
 
 class Stem(BlockedRoutine):
@@ -37,5 +37,5 @@ class Stem(BlockedRoutine):
         targets = [*blocked_layouts(device)]
         if workload.outputs[0].shape[1] % device.vector_lanes == 0:
             targets.append("NHWC")
-        choices = [Choice(vectors, "rows", False) for vectors in (2, 4, 3)]
+        choices = [Choice(vectors, "rows", False) for vectors in tile_vectors(device)]
         return settings(workload, device, choices, [("NCHW", target) for target in targets])

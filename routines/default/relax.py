@@ -39,7 +39,7 @@ class DefaultRelax(Routine):
 
     def pack(self, workload: Workload, variant: Variant, weights: Mapping[str, np.ndarray]) -> tuple[np.ndarray, ...]:
         """Constants in the order of the function's parameters, which is not alphabetical beyond ten."""
-        return tuple(np.ascontiguousarray(weights[name]) for name in weight_names(len(weights)))
+        return tuple(np.asarray(weights[name], order="C") for name in weight_names(len(weights)))
 
     def emit(self, workload: Workload, variant: Variant, device: Device) -> Any:
         """Legalises and fuses the function's operators and schedules the kernels.
@@ -48,6 +48,8 @@ class DefaultRelax(Routine):
             An `IRModule` whose ``main`` holds `call_tir`, tuples, and operators that TVM has no definition for.
         """
         passes = [
+            relax.backend.DispatchSampling(),
+            relax.backend.DispatchSortScan(),
             relax.transform.LegalizeOps(),
             relax.transform.AnnotateTIROpPattern(),
             relax.transform.FoldConstant(),

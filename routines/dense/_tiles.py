@@ -79,11 +79,18 @@ class Tile:
 
     def __post_init__(self) -> None:
         self.chains = next((n for n in (1, 2) if self.rows * self.vectors * n >= MIN_CHAINS), UNROLL)
-        # one small buffer for each row: larger ones would not be promoted to registers
-        self.sums = [self.k.scratch(self.chains * self.vectors * self.lanes) for _ in range(self.rows)]
+        # one buffer for each vector: larger ones are not always promoted to registers
+        self.sums = {
+            (i, j, chain): self.k.scratch(self.lanes)
+            for i in range(self.rows)
+            for j in range(self.vectors)
+            for chain in range(self.chains)
+        }
 
-    def _at(self, j: int, chain: int = 0) -> int:
-        return (chain * self.vectors + j) * self.lanes
+    def _add(self, i: int, j: int, chain: int, value: Expr) -> None:
+        """Adds to an accumulator."""
+        buffer = self.sums[i, j, chain]
+        self.k.store(buffer, 0, self.k.load(buffer, 0, self.lanes) + value, self.lanes)
 
     def product(self, rows: Rows, panel: Panel, depth: tuple[Expr, int], start: Callable[[int, int], Expr]) -> None:
         """Computes ``sum[i, j] = start(i, j) + sum over c of row[i][c] * panel[c][j]``.
@@ -95,11 +102,8 @@ class Tile:
             start: First value of accumulator (i, j).
         """
         k, lanes, width = self.k, self.lanes, self.vectors * self.lanes
-        for i, buffer in enumerate(self.sums):
-            for j in range(self.vectors):
-                for chain in range(self.chains):
-                    value = k.splat(0.0, lanes) if chain else start(i, j)
-                    k.store(buffer, self._at(j, chain), value, lanes)
+        for (i, j, chain), buffer in self.sums.items():
+            k.store(buffer, 0, k.splat(0.0, lanes) if chain else start(i, j), lanes)
 
         def steps(c: Expr, number: int) -> None:
             at = k.bind(panel.first + c * width)
@@ -108,11 +112,10 @@ class Tile:
                 k.prefetch(panel.buffer, at + panel.ahead + line * LINE)
             for u in range(number):
                 columns = [k.bind(k.load(panel.buffer, at + u * width + j * lanes, lanes)) for j in range(self.vectors)]
-                for buffer, start in zip(self.sums, starts, strict=True):
-                    value = k.bind(k.splat(rows.buffer[start + u * rows.stride], lanes))
+                for i, first in enumerate(starts):
+                    value = k.bind(k.splat(rows.buffer[first + u * rows.stride], lanes))
                     for j, column in enumerate(columns):
-                        slot = self._at(j, u % self.chains)
-                        k.store(buffer, slot, k.load(buffer, slot, lanes) + value * column, lanes)
+                        self._add(i, j, u % self.chains, value * column)
 
         blocks, rest = depth
         if not isinstance(blocks, int) or blocks:
@@ -120,15 +123,13 @@ class Tile:
                 steps(block * UNROLL, UNROLL)
         if rest:
             steps(blocks * UNROLL, rest)
-        for buffer in self.sums:
-            for chain in range(1, self.chains):
-                for j in range(self.vectors):
-                    both = k.load(buffer, self._at(j), lanes) + k.load(buffer, self._at(j, chain), lanes)
-                    k.store(buffer, self._at(j), both, lanes)
+        for i, j, chain in self.sums:
+            if chain:
+                self._add(i, j, 0, k.load(self.sums[i, j, chain], 0, lanes))
 
     def value(self, i: int, j: int) -> Expr:
         """Accumulator (i, j), after `product`."""
-        return self.k.load(self.sums[i], self._at(j), self.lanes)
+        return self.k.load(self.sums[i, j, 0], 0, self.lanes)
 
 
 def columns_of(vector: int, lanes: int, total: int) -> list[tuple[int, int]]:

@@ -59,7 +59,8 @@ class Packed(Routine):
             lanes //= 2
         vectors = ceil_div(k, lanes)
         if rows <= FEW_ROWS:
-            widths = [8, 4] if rows <= 2 else [4, 6]
+            most = min(8, (device.vector_registers - 1) // (rows + 1))
+            widths = [most, ceil_div(most, 2)]
         else:
             widths = [3, 4] if device.vector_registers >= 32 else [2, 3]
         inputs = tuple(canonical_format(tensor) for tensor in workload.inputs)

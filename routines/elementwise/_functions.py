@@ -9,18 +9,18 @@ from typing import Any
 from tvm.tirx.script.builder import ir as T
 
 from softneuro_tvm.activations import Activation
-from softneuro_tvm.layers.elementwise import Expression
+from softneuro_tvm.layers.elementwise import Argument, Expression
 
 from .._tir import Expr, Kernel, activate, erf, exp, sigmoid, tanh
 
-SUPPORTED = frozenset(
+_SUPPORTED = frozenset(
     (
         *("add", "sub", "mul", "div", "maximum", "minimum", "neg", "abs", "exp", "log", "sqrt", "rsqrt", "erf"),
         *("tanh", "sigmoid", "floor", "ceil", "round", "trunc", "sign", "square", "reciprocal", "relu", "leaky_relu"),
         *("prelu", "elu", "selu", "clip", "hard_sigmoid", "hard_swish", "silu", "gelu", "gelu_tanh", "softplus"),
     )
 )
-"""Operators that have a vector form here."""
+"""Operators that have a vector form here, whatever their arguments."""
 
 _PARTIAL = frozenset(("div", "log", "sqrt", "rsqrt", "reciprocal"))
 
@@ -33,12 +33,30 @@ COSTLY = frozenset(
 """Operators of more than a few instructions."""
 
 
+_POWERS: Mapping[Argument, Callable[[Expr], Expr]] = {
+    1.0: lambda x: x,
+    2.0: lambda x: x * x,
+    3.0: lambda x: x * x * x,
+    4.0: lambda x: Kernel.bind(x * x) * Kernel.bind(x * x),
+    0.5: T.sqrt,
+}
+"""Powers that are a few multiplications or a root."""
+
+
+def is_supported(expression: Expression) -> bool:
+    """True if every operator has a vector form here."""
+    return all(op in _SUPPORTED or (op == "pow" and args[1] in _POWERS) for op, args in expression)
+
+
 def is_total(expression: Expression) -> bool:
     """True if the result is finite for all arguments of moderate size."""
-    return not any(
-        operator in _PARTIAL and not (operator == "div" and isinstance(args[1], float) and args[1])
-        for operator, args in expression
-    )
+
+    def is_partial(operator: str, args: tuple[Argument, ...]) -> bool:
+        if operator == "pow":
+            return args[1] == 0.5
+        return operator in _PARTIAL and not (operator == "div" and isinstance(args[1], float) and args[1] != 0)
+
+    return not any(is_partial(operator, args) for operator, args in expression)
 
 
 def log(x: Expr, lanes: int) -> Expr:
@@ -118,6 +136,7 @@ def functions(lanes: int) -> Mapping[str, Callable[..., Any]]:
         "sign": sign,
         "square": lambda x: x * x,
         "reciprocal": lambda x: c(1) / x,
+        "pow": lambda x, exponent: _POWERS[exponent](x),
         "prelu": lambda x, slope: below_zero(x, slope * x),
         "elu": elu,
         "selu": lambda x: c(1.0507009873554805) * elu(x, 1.6732632423543772),

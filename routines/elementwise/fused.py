@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -16,8 +17,9 @@ from softneuro_tvm.layers.elementwise import evaluate
 from softneuro_tvm.routine import Requirement, Routine, Variant
 
 from .._blocked import blocked_layouts
+from .._rows import sweep
 from .._tir import Expr, Kernel, ceil_div
-from ._functions import COSTLY, SUPPORTED, functions, is_total
+from ._functions import COSTLY, functions, is_supported, is_total
 from ._space import iteration_space
 
 PARALLEL_SECONDS = 1e-5
@@ -42,8 +44,8 @@ class Fused(Routine):
     requirements = (
         Requirement("float32", lambda w, d: all(t.dtype == "float32" for t in (*w.inputs, *w.outputs))),
         Requirement(
-            "operators with a vector form (not pow, sin or cos)",
-            lambda w, d: {operator for operator, _ in w.attributes.expression} <= SUPPORTED,
+            "operators with a vector form (not sin, cos or powers other than 1, 2, 3, 4 and 0.5)",
+            lambda w, d: is_supported(w.attributes.expression),
         ),
     )
 
@@ -100,19 +102,21 @@ class Fused(Routine):
             with ExitStack() as loops:
                 offsets: list[Expr] = [0] * len(buffers)
                 outer = axes[:-1]
-                if split > 0:  # a few outer iterations of a long axis: the long axis is the parallel one
-                    outer = [outer[split], *outer[:split], *outer[split + 1 :]] if split < len(outer) else outer
+                if 0 < split < len(outer):
+                    outer.insert(0, outer.pop(split))
                 for position, axis in enumerate(outer):
-                    is_parallel = parallel and split < len(axes) - 1 and position == 0
-                    index = loops.enter_context(k.loop(axis.extent, is_parallel))
+                    is_split = parallel and position == 0 and split < len(outer)
+                    index = loops.enter_context(k.loop(axis.extent, is_split))
                     offsets = [at + index * stride for at, stride in zip(offsets, axis.strides, strict=True)]
-                offsets = [k.bind(at) if not isinstance(at, int) else at for at in offsets]
+                offsets = [k.bind(at) for at in offsets]
 
                 def vector(start: Expr, lanes: int) -> None:
                     point([at + start * s for at, s in zip(offsets, axes[-1].strides, strict=True)], lanes)
 
-                tasks = device.threads if parallel and split == len(axes) - 1 else 1
-                _sweep(k, axes[-1].extent, device.vector_lanes, tasks, vector)
+                if parallel and split == len(outer):
+                    _sweep_parallel(k, axes[-1].extent, device, vector)
+                else:
+                    sweep(k, axes[-1].extent, device.vector_lanes, vector)
         return k.function
 
 
@@ -121,7 +125,7 @@ def _widened(shape: tuple[int, ...], rank: int) -> tuple[int, ...]:
 
 
 def _estimated_seconds(workload: Workload) -> float:
-    elements = int(np.prod(workload.outputs[0].shape))
+    elements = prod(workload.outputs[0].shape)
     operators = [operator for operator, _ in workload.attributes.expression]
     costs = [COSTLY_SECONDS if operator in COSTLY else OPERATOR_SECONDS for operator in operators]
     moved = sum(tensor.size_bytes for tensor in (*workload.inputs, *workload.outputs))
@@ -129,27 +133,20 @@ def _estimated_seconds(workload: Workload) -> float:
 
 
 def _parallel_axis(extents: Sequence[int], threads: int) -> int:
-    """The outermost axis that gives every thread work, or the longest one."""
-    enough = [position for position, extent in enumerate(extents[:-1]) if extent >= 4 * threads or extent == threads]
-    return enough[0] if enough else len(extents) - 1
+    """The outermost axis that gives every thread work; the innermost one only if it is not swept many times."""
+    *outer, _ = extents
+    enough = [position for position, extent in enumerate(outer) if extent >= 4 * threads or extent == threads]
+    if enough or prod(outer) <= 2:
+        return enough[0] if enough else len(outer)
+    return outer.index(max(outer))
 
 
-def _sweep(k: Kernel, extent: int, lanes: int, tasks: int, vector: Any) -> None:
-    """Calls `vector(start, lanes)` for vectors that cover an extent."""
-    if extent < lanes:
-        start = 0
-        while start < extent:
-            size = 1 << ((extent - start).bit_length() - 1)
-            vector(start, size)
-            start += size
+def _sweep_parallel(k: Kernel, extent: int, device: Device, vector: Callable[[Expr, int], None]) -> None:
+    """Calls `vector(start, lanes)` for vectors that cover an extent, each thread taking a range of them."""
+    lanes, number = device.vector_lanes, ceil_div(extent, device.vector_lanes)
+    if number < device.threads or extent < lanes:
+        sweep(k, extent, lanes, vector)
         return
-    number = ceil_div(extent, lanes)
-    if tasks > 1 and number >= tasks:
-        share = ceil_div(number, tasks)
-        with k.loop(tasks, parallel=True) as task, k.loop(T.min(share, number - task * share)) as i:
-            vector(k.bind(T.min((task * share + i) * lanes, extent - lanes)), lanes)
-        return
-    with k.loop(extent // lanes) as i:
-        vector(i * lanes, lanes)
-    if extent % lanes:
-        vector(extent - lanes, lanes)
+    share = ceil_div(number, device.threads)
+    with k.loop(device.threads, parallel=True) as task, k.loop(T.min(share, number - task * share)) as i:
+        vector(k.bind(T.min((task * share + i) * lanes, extent - lanes)), lanes)

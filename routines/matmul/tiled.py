@@ -33,8 +33,9 @@ class Tiled(Routine):
 
     Parallel over batch x panels x `bands` of rows.
 
-    Shapes: a [..., M, K] (or [..., K, M]); b [..., K, N] (or [..., N, K]); y [..., M, N]; canonical layouts, for rank 4
-    also those in which heads lie between rows and columns. Error: that of a sum of K products.
+    Shapes: a [..., M, K] (or [..., K, M]); b [..., K, N] (or [..., N, K]); y [..., M, N]; canonical layouts, b also
+    with its last axes exchanged, and for rank 4 those in which heads lie between rows and columns.
+    Error: that of a sum of K products.
     """
 
     kind = "matmul"
@@ -42,7 +43,7 @@ class Tiled(Routine):
     requirements = (Requirement("float32", lambda w, d: w.inputs[0].dtype == "float32"),)
 
     def variants(self, workload: Workload, device: Device) -> Iterable[Variant]:
-        """One tile; canonical layouts, and what attention reads and writes where heads are an inner axis."""
+        """One tile; canonical layouts, B turned, and what attention reads and writes where heads are an inner axis."""
         (*batch, m, n), attributes = workload.outputs[0].shape, workload.attributes
         depth = _depth(workload)
         total = ceil_div(n, device.vector_lanes)
@@ -55,10 +56,14 @@ class Tiled(Routine):
         params = (("vectors", vectors), ("lanes", device.vector_lanes), ("bands", bands), ("threads", threads))
         ports = (*workload.inputs, *workload.outputs)
         layouts = [tuple(canonical_format(tensor).layout for tensor in ports)]
+        (a, b, y), is_plain = layouts[0], not (attributes.transpose_a or attributes.transpose_b)
+        if is_plain and workload.inputs[1].rank in (3, 4):
+            layouts += [(a, f"{b[:-2]}{b[-1]}{b[-2]}", y)]
         if all(tensor.rank == 4 for tensor in ports) and not attributes.transpose_a:
             scores = HEADS_INSIDE if attributes.transpose_b else HEADS_BETWEEN
             layouts += [(HEADS_INSIDE, scores, "NCHW")]
-            layouts += [] if attributes.transpose_b else [("NCHW", HEADS_INSIDE, HEADS_INSIDE)]
+            if is_plain:
+                layouts += [("NCHW", right, HEADS_INSIDE) for right in ("NCHW", HEADS_INSIDE)]
         for a, b, y in layouts:
             yield Variant(params, (Format(a), Format(b)), (Format(y),))
 

@@ -28,7 +28,7 @@ app.command("explain")(explain.explain)
 app.command("doctor")(doctor.doctor)
 
 INTERRUPTED = 130
-"""Exit code after Ctrl-C, as shells have it."""
+"""Exit code after Ctrl-C, as shells have it; typer ends with it."""
 
 
 def main() -> None:
@@ -39,6 +39,7 @@ def main() -> None:
     except SoftNeuroError as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(1)
-    except KeyboardInterrupt:
-        sys.stderr.write("\ninterrupted; measurements so far are kept, the same command resumes from them\n")
-        sys.exit(INTERRUPTED)
+    except SystemExit as ended:
+        if ended.code == INTERRUPTED:
+            sys.stderr.write("\ninterrupted; measurements so far are kept, the same command resumes from them\n")
+        raise

@@ -62,6 +62,17 @@ class Relax(LayerKind):
         """
         raise NotImplementedError("layer kind 'relax' has no numpy reference; compare its candidates with one another")
 
+    def sample(self, workload: Workload, seed: int = 0) -> tuple[list[np.ndarray], dict[str, np.ndarray]]:
+        """Values that any operator can take: floats in [0.5, 1.5), integers 1 (a divisor, an index), true."""
+        rng = np.random.default_rng(seed)
+
+        def draw(tensor: TensorType) -> np.ndarray:
+            if np.dtype(tensor.dtype).kind in "iub":
+                return np.ones(tensor.shape, tensor.dtype)
+            return np.asarray(rng.uniform(0.5, 1.5, tensor.shape)).astype(tensor.dtype)
+
+        return [draw(t) for t in workload.inputs], {name: draw(t) for name, t in workload.weights}
+
     def examples(self) -> Iterable[Workload]:
         """A chain that TVM fuses, two outputs with a view, a constant, integer elements."""
         import tvm

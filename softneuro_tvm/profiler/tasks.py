@@ -68,7 +68,7 @@ def _pack(candidate: Candidate, folder: Path) -> tuple[np.ndarray, ...]:
     names = candidate.workload.weight_types
     weights = {name: np.load(weight_file(str(folder), name), mmap_mode="r") for name in names}
     packed = candidate.routine.pack(candidate.workload, candidate.variant, weights)
-    return tuple(map(np.ascontiguousarray, packed))
+    return tuple(np.asarray(array, order="C") for array in packed)
 
 
 def _save_weights(arrays: Sequence[np.ndarray], folder: Path) -> tuple[str, ...]:

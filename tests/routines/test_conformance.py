@@ -118,14 +118,20 @@ def workloads(kind: LayerKind) -> Iterator[Workload]:
             kind.workload(ReductionAttributes("mean", (2, 3)), [TensorType((2, 96, 21, 23))]),
             kind.workload(ReductionAttributes("max", (1,)), [TensorType((5, 9, 1700))]),
         ],
-        "elementwise": lambda: [
-            kind.workload(
-                ElementwiseAttributes((("mul", ("x0", "x1")), ("add", ("t0", "w0")), ("relu", ("t1",)))),
-                [TensorType(shape) for shape in ((n, 36, 61, 63), (n, 36, 1, 1))],
-                {"w0": TensorType((1, 1, 61, 63))},
-            )
-            for n in (1, 2)
-        ],
+        "elementwise": lambda: (
+            [
+                kind.workload(
+                    ElementwiseAttributes((("mul", ("x0", "x1")), ("add", ("t0", "w0")), ("relu", ("t1",)))),
+                    [TensorType(shape) for shape in ((n, 36, 61, 63), (n, 36, 1, 1))],
+                    {"w0": TensorType((1, 1, 61, 63))},
+                )
+                for n in (1, 2)
+            ]
+            + [
+                kind.workload(ElementwiseAttributes((("pow", ("x0", exponent)),)), [TensorType((2, 20, 5, 3))])
+                for exponent in (2.0, 3.0, 4.0)
+            ]
+        ),
         "concat": lambda: [
             kind.workload(ConcatAttributes(1), [TensorType((1, c, 53, 51)) for c in channels])
             for channels in ((32, 48), (20, 58))

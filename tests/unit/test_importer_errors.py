@@ -74,10 +74,14 @@ def test_not_a_model() -> None:
 
 
 def test_invalid_graph() -> None:
-    bad = model([helper.make_node("Relu", ["nowhere"], ["y"])], [1, 2])
-    bad.graph.output[0].CopyFrom(helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 2]))
     with pytest.raises(ModelError, match="not a valid ONNX model"):
-        check_structure(bad, "it")
+        check_structure(model([helper.make_node("Relu", ["nowhere"], ["y"])], None), "it")
+
+
+def test_unsorted_graph() -> None:
+    nodes = [helper.make_node("Relu", ["a"], ["y"], name="late"), helper.make_node("Relu", ["x"], ["a"])]
+    with pytest.raises(ModelError, match=r"(?s)topologically sorted.*late"):
+        check_structure(model(nodes, [1]), "it")
 
 
 def test_operator_newer_than_checker_is_left_to_the_front_end() -> None:
