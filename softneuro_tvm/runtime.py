@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from softneuro_tvm.device import available_cores
 from softneuro_tvm.errors import BuildError
 from softneuro_tvm.files import replacing
 from softneuro_tvm.quiet import quiet_constants
@@ -26,6 +27,7 @@ class Module:
         executable: TVM's `relax` executable, or the loaded `tvm.runtime.Module`.
         manifest: What the module says about itself; see `softneuro_tvm.builder.manifest`.
         vm: TVM's `relax.VirtualMachine` that runs it.
+        threads: Threads that it was tuned for and runs with.
     """
 
     def __init__(self, executable: Any, loaded: Any, manifest: Mapping[str, Any]) -> None:
@@ -36,7 +38,7 @@ class Module:
         self.manifest = manifest
         self.vm = VirtualMachine(loaded, tvm.cpu())
         self._main = self.vm["main"]
-        configure_threads(int(manifest["device"]["threads"]))
+        self.threads = int(manifest["device"]["threads"])
 
     @staticmethod
     def from_executable(executable: Any, manifest: Mapping[str, Any]) -> Module:
@@ -102,10 +104,12 @@ class Module:
 
     def runner(self, tensors: Sequence[Any]) -> Callable[[], Any]:
         """A function that runs the network once on TVM tensors and returns TVM's result, for timing."""
+        configure_threads(self.threads)
         return lambda: self._main(*tensors)
 
     def run(self, tensors: Sequence[Any]) -> list[np.ndarray]:
         """Runs on TVM tensors that `tensors` made; returns numpy arrays."""
+        configure_threads(self.threads)
         result = self._main(*tensors)
         many = [result] if hasattr(result, "numpy") else list(result)
         return [tensor.numpy() for tensor in many]
@@ -122,6 +126,7 @@ class Module:
         Returns:
             Seconds for each sample.
         """
+        configure_threads(self.threads)
         for _ in range(warm_up):
             self._main(*tensors)
         samples = []
@@ -133,12 +138,23 @@ class Module:
         return samples
 
 
+_CHOSEN_BY_USER = "TVM_NUM_THREADS" in os.environ
+_pool: dict[str, int] = {}
+
+
 def configure_threads(threads: int) -> None:
-    """Makes TVM's thread pool use this many threads, unless the user set TVM_NUM_THREADS."""
+    """Makes TVM's thread pool use this many threads, unless the user set TVM_NUM_THREADS.
+
+    The pool is as large as TVM_NUM_THREADS says when the first parallel kernel runs (left alone, half the cores); it
+    can use fewer threads afterwards, but never more. So it is made for all cores, once, and told how many to use.
+    """
+    if _CHOSEN_BY_USER or _pool.get("threads") == threads:
+        return
     import tvm
 
-    if "TVM_NUM_THREADS" not in os.environ:
-        tvm.get_global_func("runtime.config_threadpool")(1, threads)
+    os.environ.setdefault("TVM_NUM_THREADS", str(max(threads, available_cores())))
+    tvm.get_global_func("runtime.config_threadpool")(1, threads)
+    _pool["threads"] = threads
 
 
 def load_module(path: str | Path) -> Module:
