@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import difflib
 import hashlib
 import importlib
+import importlib.util
 import inspect
 import logging
 import pkgutil
@@ -111,12 +113,28 @@ def routines_of(kind: str) -> list[Routine]:
 
 @lru_cache
 def source_hash(name: str) -> str:
-    """Stands for a routine's source: its own file and the shared helpers (``_*.py``) of the routine packages."""
-    module = inspect.getmodule(type(routine(name)))
-    assert module is not None
-    package = importlib.import_module(module.__name__.removesuffix("." + name.replace("/", ".")))
-    state = hashlib.sha256(inspect.getsource(module).encode())
-    for info in sorted(pkgutil.walk_packages(package.__path__, f"{package.__name__}."), key=lambda info: info.name):
-        if info.name.rpartition(".")[2].startswith("_") and not info.ispkg:
-            state.update(inspect.getsource(importlib.import_module(info.name)).encode())
+    """Stands for a routine's source: its file and, transitively, the helpers it imports relatively."""
+    state = hashlib.sha256()
+    for source in _sources(type(routine(name)).__module__):
+        state.update(source.encode())
     return state.hexdigest()[:12]
+
+
+def _sources(name: str) -> list[str]:
+    """Source of a module and of what it imports relatively, in a fixed order."""
+    found: dict[str, str] = {}
+    waiting = [name]
+    while waiting:
+        current = waiting.pop()
+        if current in found:
+            continue
+        found[current] = inspect.getsource(importlib.import_module(current))
+        parent = current.rpartition(".")[0]
+        for node in ast.walk(ast.parse(found[current])):
+            if isinstance(node, ast.ImportFrom) and node.level:
+                if node.module:
+                    waiting.append(importlib.util.resolve_name("." * node.level + node.module, parent))
+                else:
+                    base = importlib.util.resolve_name("." * node.level, parent)
+                    waiting += [f"{base}.{item.name}" for item in node.names]
+    return [found[module] for module in sorted(found)]

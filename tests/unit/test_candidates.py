@@ -74,3 +74,10 @@ def test_routines_are_named_by_their_path_and_have_sources() -> None:
 )
 def test_vector_unit(features: set[str], machine: str, expected: tuple[int, int, bool]) -> None:
     assert vector_unit(frozenset(features), machine) == expected
+
+
+def test_a_source_hash_covers_imported_helpers_and_nothing_else() -> None:
+    sources = registry._sources("softneuro_tvm.routines.conv2d.winograd")
+    assert any("class Kernel" in source for source in sources)  # routines/_tir.py, imported by a helper's helper
+    assert any("def winograd_matrices" in source for source in sources)
+    assert not any("class Depthwise" in source for source in sources)
