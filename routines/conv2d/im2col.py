@@ -44,6 +44,7 @@ class Im2col(Routine):
     kind = "conv2d"
     source = "Cho and Brand, MEC: Memory-efficient Convolution for Deep Neural Network (2017)"
     requirements = (
+        Requirement("a kernel at most 11 wide", lambda w, d: w.weight_types["weight"].shape[3] <= 11),
         Requirement("at least 4 output positions", lambda w, d: w.outputs[0].shape[2] * w.outputs[0].shape[3] >= 4),
     )
 
