@@ -29,6 +29,9 @@ TURNS = 4
 UNROLLED = 32
 """Length of a reduction that the code generator unrolls by itself, so that it may stay innermost."""
 
+_SCALAR = {"prim.if_then_else", "tirx.sinh", "tirx.cosh"}
+"""Calls that the code generator takes apart, or refuses, in a vector."""
+
 _REDUCTION = 2
 """`IterVar.iter_type` of a reduction axis."""
 
@@ -70,6 +73,11 @@ def _is_cheap(schedule: Any, name: str) -> bool:
     """True if a block only moves elements and does plain arithmetic."""
     body = _block(schedule, name).body
     return isinstance(body, tirx.BufferStore) and set(_calls(body.value)) <= {"prim.if_then_else"}
+
+
+def _vectorises(block: Any) -> bool:
+    """True if neighbours of a block can be computed as one vector."""
+    return isinstance(block.body, tirx.BufferStore) and _SCALAR.isdisjoint(_calls(block.body.value))
 
 
 def _attempt(schedule: Any, what: str, step: Callable[[Any], None]) -> Any:
@@ -150,14 +158,13 @@ def _spread(schedule: Any, loops: Sequence[Any], threads: int) -> list[Any]:
 
 
 def _elementwise(schedule: Any, name: str, threads: int, lanes: int) -> None:
-    """Outer loops fused and spread, innermost loop in vectors unless elements are chosen by a condition."""
+    """Outer loops fused and spread, innermost loop in vectors where the code generator can."""
     block, loops = _block(schedule, name), schedule.get_loops(schedule.get_sblock(name))
     if not loops:
         return
     if len(loops) > 1 and _is_contiguous(block):
         loops = [schedule.fuse(*loops)]
-    plain = isinstance(block.body, tirx.BufferStore) and "prim.if_then_else" not in _calls(block.body.value)
-    length = vector_length(_extent(schedule, loops[-1]), lanes) if plain else 1
+    length = vector_length(_extent(schedule, loops[-1]), lanes) if _vectorises(block) else 1
     if length > 1:
         outer, inner = schedule.split(loops[-1], [None, length])
         schedule.vectorize(inner)
@@ -237,7 +244,7 @@ def _reduction(schedule: Any, name: str, reader: str | None, threads: int, lanes
         _partial_sums(schedule, name, outer, reduced, lanes)
     if outer and reader is not None:
         schedule.reverse_compute_at(schedule.get_sblock(reader), outer[-1])
-        if length > 1:
+        if length > 1 and _vectorises(_block(schedule, reader)):
             schedule.vectorize(schedule.get_loops(schedule.get_sblock(reader))[-1])
 
 

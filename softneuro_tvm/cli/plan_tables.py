@@ -8,11 +8,11 @@ from typing import Any
 from rich.table import Table
 
 from softneuro_tvm.cli.tables import milliseconds, table
-from softneuro_tvm.plan import LayerChoice, Plan
+from softneuro_tvm.plan import Alternative, LayerChoice, Plan
 
 
 def plan_table(plan: Plan) -> Table:
-    """Layer, routine, layouts, ms, share, runner-up, adapters before it."""
+    """Layer, routine, layouts, ms, share, runner-up; adapters last."""
     total = max(plan.predicted_s, 1e-12)
     rows = []
     for choice in plan.layers:
@@ -20,12 +20,12 @@ def plan_table(plan: Plan) -> Table:
         rows.append(
             [
                 choice.layer,
-                choice.kind,
-                choice.routine.partition("/")[2] + (f" {choice.variant.params_text}" if choice.variant.params else ""),
+                choice.routine,
+                _main_parameter(choice),
                 _layouts(choice),
                 milliseconds(choice.median_s),
                 f"{choice.median_s / total:.1%}",
-                runner_up.descriptor.partition(":")[2].partition(":")[2] if runner_up else "-",
+                _short(runner_up) if runner_up else "-",
                 milliseconds(runner_up.median_s) if runner_up else "-",
                 milliseconds(runner_up.plan_s - plan.predicted_s) if runner_up else "-",
             ]
@@ -33,9 +33,9 @@ def plan_table(plan: Plan) -> Table:
     for adapter in plan.adapters:
         rows.append(
             [
-                adapter.tensor,
-                "adapter",
-                adapter.routine.partition("/")[2],
+                f"{adapter.tensor}",
+                "[dim]adapter[/dim]",
+                "",
                 f"{adapter.source.layout} > {adapter.target.layout}",
                 milliseconds(adapter.median_s),
                 f"{adapter.median_s / total:.1%}",
@@ -46,8 +46,8 @@ def plan_table(plan: Plan) -> Table:
         )
     columns = [
         ("layer", "left"),
-        ("kind", "left"),
         ("routine", "left"),
+        ("", "left"),
         ("layout", "left"),
         ("ms", "right"),
         ("share", "right"),
@@ -56,6 +56,18 @@ def plan_table(plan: Plan) -> Table:
         ("plan + ms", "right"),
     ]
     return table(f"{plan.model}: what was chosen", columns, rows)
+
+
+def _main_parameter(choice: LayerChoice) -> str:
+    """The parameter that says most: Winograd's output tile. `explain --layer` shows all."""
+    params = dict(choice.variant.params)
+    return f"m={params['m']}" if "m" in params else ""
+
+
+def _short(alternative: Alternative) -> str:
+    """Algorithm and layout of a candidate."""
+    where, _, rest = alternative.descriptor.partition("/")
+    return f"{rest.partition('/')[0]} {where.rpartition(':')[2]}"
 
 
 def _layouts(choice: LayerChoice) -> str:
