@@ -35,6 +35,17 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def check_writable(path: Path) -> None:
+    """Finds out before long work whether a file can be written afterwards.
+
+    Raises:
+        BuildError: the folder is missing or not writable.
+    """
+    with replacing(path.with_name(f"{path.name}.probe")) as temporary:
+        temporary.write_bytes(b"")
+    path.with_name(f"{path.name}.probe").unlink()
+
+
 def write_atomically(path: Path, data: bytes) -> None:
     """Writes a file through a temporary name."""
     with replacing(path) as temporary, temporary.open("wb") as stream:

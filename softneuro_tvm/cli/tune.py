@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from softneuro_tvm.cli.options import InputShapes, Json, Model, Store, Threads, parse_input_shapes
 from softneuro_tvm.cli.plan_tables import comparison_lines, plan_table
 from softneuro_tvm.cli.tables import console, milliseconds, print_json
+from softneuro_tvm.files import check_writable
 from softneuro_tvm.measurement import Measurement
 from softneuro_tvm.routine import Candidate
 
@@ -102,6 +103,7 @@ def tune(
     loaded = sn.load(model, parse_input_shapes(input_shapes))
     device = sn.host_device(threads)
     target = output or Path(f"{Path(model.removeprefix('zoo:')).stem}.so")
+    check_writable(target)
     if not json_output:
         layers = f"[bold]{loaded.graph.name}[/bold]: {len(loaded.graph.layers)} layers"
         console.print(f"{layers}, tuning for {device.description}")

@@ -7,7 +7,6 @@ writes the files anew; read the difference before committing it.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 
@@ -15,10 +14,9 @@ import pytest
 
 import softneuro_tvm as sn
 from softneuro_tvm.candidates import enumerate_candidates
-from softneuro_tvm.measurement import Measurement, Profile
-from softneuro_tvm.profiler.keys import candidate_text
 from softneuro_tvm.profiler.replay import record, replay
 from softneuro_tvm.selection import select
+from tests.support import made_up
 
 FOLDER = Path(__file__).parent
 DEVICE = sn.Device(
@@ -26,19 +24,12 @@ DEVICE = sn.Device(
 )
 
 
-def invented(text: str) -> Measurement:
-    """Repeatable made-up samples: between 10 and 110 microseconds by the candidate's name."""
-    number = int(hashlib.sha256(text.encode()).hexdigest()[:8], 16)
-    median = 1e-5 + number / 2**32 * 1e-4
-    return Measurement("ok", tuple(round(median * factor, 9) for factor in (0.99, 1.0, 1.0, 1.0, 1.02)), 1e-6)
-
-
 def test_digits(request: pytest.FixtureRequest) -> None:
     graph = sn.load("zoo:digits").graph
     candidates = enumerate_candidates(graph, DEVICE)
     profile_file, plan_file = FOLDER / "digits.profile.json", FOLDER / "digits.plan.json"
     if request.config.getoption("--update-golden"):
-        made = Profile({c: invented(candidate_text(c)) for c in candidates.all()})
+        made = made_up.profile(candidates.all())
         profile_file.write_text(json.dumps(record(made), indent=1, sort_keys=True) + "\n")
         plan_file.write_text(select(graph, candidates, made, DEVICE).to_json())
     recorded = json.loads(profile_file.read_text())
