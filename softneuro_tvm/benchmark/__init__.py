@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
 import os
@@ -11,8 +10,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +19,7 @@ import numpy as np
 
 from softneuro_tvm.benchmark.engines import ENGINES
 from softneuro_tvm.errors import ProfileError
+from softneuro_tvm.machine import machine_lock
 
 logger = logging.getLogger(__name__)
 
@@ -91,15 +90,6 @@ class _Process:
         self.process.send_signal(signal.SIGCONT)
         self.process.kill()
         self.process.wait()
-
-
-@contextmanager
-def machine_lock() -> Iterator[None]:
-    """Holds the lock under which this user's timed runs take turns on this machine."""
-    path = Path(tempfile.gettempdir()) / f"softneuro_tvm-{os.getuid()}.lock"
-    with path.open("w") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
-        yield
 
 
 def compare(

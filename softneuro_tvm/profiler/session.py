@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import fcntl
 import math
-import os
 import pickle
 import shutil
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 from softneuro_tvm.device import Device, available_cores
-from softneuro_tvm.errors import ProfileError, StoreError
+from softneuro_tvm.errors import ProfileError
 from softneuro_tvm.graph import Workload
+from softneuro_tvm.machine import machine_lock
 from softneuro_tvm.measurement import Measurement, Status
 from softneuro_tvm.profiler.files import input_file, reference_file
 from softneuro_tvm.profiler.keys import Key, Residency, weight_copies
@@ -87,10 +85,10 @@ class Session:
             StoreError: the store cannot be written.
         """
         try:
-            with self._machine(fcntl.LOCK_SH):
+            with machine_lock(exclusive=False):
                 self._parallel(self._prepare_task(job) for job in jobs)
                 self._parallel(task for job in jobs for task in self._compile_tasks(job))
-            with self._machine(fcntl.LOCK_EX):
+            with machine_lock():
                 for job in jobs:
                     self._measure_all(job)
         finally:
@@ -99,20 +97,6 @@ class Session:
 
     def _folder(self, job: Job) -> str:
         return str(self.workers.folder / f"{job.workload.kind}-{job.workload.digest}")
-
-    @contextmanager
-    def _machine(self, mode: int) -> Iterator[None]:
-        """Shares the machine with other profilers: while one of them measures, nobody compiles or measures."""
-        path = self.store.path.with_name(f"{self.store.path.name}.timing")
-        try:
-            handle = os.open(path, os.O_WRONLY | os.O_CREAT, 0o666)
-        except OSError as error:
-            raise StoreError(f"the lock file {path} cannot be written: {error}; make its folder writable") from error
-        try:
-            fcntl.flock(handle, mode)
-            yield
-        finally:
-            os.close(handle)
 
     def _parallel(self, tasks: Iterable[_Task]) -> None:
         """Keeps all cores busy until all tasks, and those that they call for, are done."""

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import fcntl
 import importlib
 import json
 import math
@@ -21,6 +20,7 @@ from softneuro_tvm.candidates import Candidate
 from softneuro_tvm.device import host_device
 from softneuro_tvm.errors import BuildError, ProfileError
 from softneuro_tvm.formats import pack
+from softneuro_tvm.machine import machine_lock
 from softneuro_tvm.profiler import (
     Measurement,
     Profile,
@@ -187,8 +187,7 @@ def test_nothing_is_done_while_another_profiler_measures(tmp_path: Path) -> None
         with ProfileStore(tmp_path / "p.sqlite") as own:
             profile_candidates(faulty.candidates(faulty.Plain), host_device(1), own, observer=recorder)
 
-    with (tmp_path / "p.sqlite.timing").open("a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with machine_lock():
         thread = threading.Thread(target=tune)
         thread.start()
         thread.join(2)
