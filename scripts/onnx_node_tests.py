@@ -62,12 +62,13 @@ def built(model: onnx.ModelProto, inputs: Arrays) -> list[np.ndarray]:
     from softneuro_tvm.candidates import enumerate_candidates
     from softneuro_tvm.device import host_device
     from softneuro_tvm.measurement import Measurement
+    from softneuro_tvm.routine import Candidate
     from softneuro_tvm.selection import select
 
     loaded, device = sn.load(model), host_device()
     candidates = enumerate_candidates(loaded.graph, device)
     turn = zlib.crc32(loaded.graph.digest.encode())
-    times = {}
+    times: dict[Candidate, Measurement] = {}
     for workload, options in candidates.by_workload.items():
         dear = 1e-6 if workload.kind == "layout_cast" else 2.0
         times |= {c: Measurement("ok", (min(dear, 1.0 + (i != turn % len(options))),)) for i, c in enumerate(options)}
