@@ -99,6 +99,17 @@ class Kernel:
         return T.Bind(value)
 
     @staticmethod
+    def pin(value: Expr, lanes: int) -> Expr:
+        """Computes a float32 vector once.
+
+        `bind` only names it: TVM's simplifier puts the expression back in place of the name, and chains of names that
+        are used several times then grow exponentially.
+        """
+        register = Kernel.scratch(lanes)
+        Kernel.store(register, 0, value, lanes)
+        return Kernel.load(register, 0, lanes)
+
+    @staticmethod
     def prefetch(buffer: Any, offset: Expr, locality: int = 2) -> None:
         """Asks for the cache line of an element; locality 3 is L1, 2 is L2. May point past the end."""
         address = T.address_of(buffer[offset])
@@ -133,7 +144,7 @@ def exp(x: Expr, lanes: int) -> Expr:
     parts, then a polynomial.
     """
     c = _constant(lanes)
-    x = T.Bind(T.max(T.min(x, c(88.0)), c(-87.0)))
+    x = Kernel.pin(T.max(T.min(x, c(88.0)), c(-87.0)), lanes)
     n = T.Bind(T.floor(x * c(1.4426950408889634) + c(0.5)))
     r = T.Bind((x - n * c(0.693359375)) - n * c(-2.12194440e-4))
     p = c(1.0 / 5040)
@@ -164,6 +175,7 @@ def erf(x: Expr, lanes: int) -> Expr:
     Source: Abramowitz and Stegun, Handbook of Mathematical Functions (1964), 7.1.26.
     """
     c = _constant(lanes)
+    x = Kernel.pin(x, lanes)
     magnitude = T.Bind(T.max(x, c(0.0) - x))
     t = T.Bind(c(1.0) / (c(1.0) + c(0.3275911) * magnitude))
     p = c(1.061405429)
@@ -191,7 +203,7 @@ def activate(x: Expr, activation: Activation, lanes: int, slope: Expr | None = N
             return T.max(x, c(0))
         case "clip":
             return T.min(T.max(x, c(alpha)), c(beta))
-    x = T.Bind(x)
+    x = Kernel.pin(x, lanes)
     match activation.name:
         case "leaky_relu":
             return T.Select(x < c(0), x * c(alpha), x)

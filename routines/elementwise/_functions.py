@@ -60,7 +60,7 @@ def is_total(expression: Expression) -> bool:
 
 
 def log(x: Expr, lanes: int) -> Expr:
-    """Natural logarithm of positive normal numbers: relative error 2e-7; -inf for 0, NaN for negative numbers.
+    """Natural logarithm: relative error 2e-7 for normal numbers; -inf for 0, NaN for negative numbers and NaN.
 
     The argument is split into 2^e m with m in [sqrt(1/2), sqrt(2)); log m = 2 artanh((m - 1) / (m + 1)), as a series.
     Source: Abramowitz and Stegun, Handbook of Mathematical Functions (1964), 4.1.27.
@@ -73,6 +73,7 @@ def log(x: Expr, lanes: int) -> Expr:
     def c(value: float) -> Expr:
         return Kernel.splat(value, lanes)
 
+    x = Kernel.pin(x, lanes)
     bits = T.Bind(T.reinterpret(f"int32{suffix}", x))
     shifted = T.Bind(bits - integer(0x3F3504F3))  # the bits of sqrt(1/2)
     exponent = T.Bind(T.shift_right(shifted, integer(23)))
@@ -83,7 +84,8 @@ def log(x: Expr, lanes: int) -> Expr:
     for factor in (1 / 9, 1 / 7, 1 / 5, 1 / 3, 1.0):
         series = series * square + c(factor)
     value = T.Bind(c(2.0) * ratio * series + T.Cast(f"float32{suffix}", exponent) * c(math.log(2)))
-    return T.Select(x > c(0.0), value, T.Select(x < c(0.0), c(math.nan), c(-math.inf)))
+    finite = T.Select(x < c(math.inf), value, x)
+    return T.Select(x > c(0.0), finite, T.Select(x >= c(0.0), c(-math.inf), c(math.nan)))
 
 
 def functions(lanes: int) -> Mapping[str, Callable[..., Any]]:
@@ -143,9 +145,9 @@ def functions(lanes: int) -> Mapping[str, Callable[..., Any]]:
         "gelu_tanh": gelu_tanh,
         "softplus": softplus,
     }
-    return {name: _bound(function) for name, function in table.items()}
+    return {name: _pinned(function, lanes) for name, function in table.items()}
 
 
-def _bound(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function with its result named, so that several readers do not compute it again."""
-    return lambda *args: Kernel.bind(function(*args))
+def _pinned(function: Callable[..., Any], lanes: int) -> Callable[..., Any]:
+    """The function with its result computed once, however many read it."""
+    return lambda *args: Kernel.pin(function(*args), lanes)
