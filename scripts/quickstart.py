@@ -33,7 +33,7 @@ def network(model: str, folder: Path) -> None:
     library = folder / "network.so"
     command("tune", model, "-o", str(library))
     console.rule("3. side by side")
-    command("bench", str(library), "--model", model, "--against", "untuned,onnxruntime", "--rounds", "5")
+    command("bench", str(library), "--against", "untuned,onnxruntime", "--rounds", "5")
 
 
 def command(*arguments: str) -> None:

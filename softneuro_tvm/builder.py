@@ -24,13 +24,14 @@ from softneuro_tvm.runtime import MANIFEST_FUNCTION, Module
 logger = logging.getLogger(__name__)
 
 
-def build(graph: Graph, plan: Plan, device: Device) -> Module:
+def build(graph: Graph, plan: Plan, device: Device, source: str = "") -> Module:
     """Builds the module that a plan describes.
 
     Args:
         graph: The network that the plan was made for.
         plan: What to use for each layer.
         device: What to generate code for.
+        source: Where the model came from; goes into the manifest.
 
     Raises:
         PlanError: the plan belongs to another graph.
@@ -38,17 +39,18 @@ def build(graph: Graph, plan: Plan, device: Device) -> Module:
     """
     if plan.graph != graph.digest:
         raise PlanError(f"the plan was made for another model than {graph.name!r}; make a new one with `tune`")
-    module = _Builder(graph, plan, device).module()
+    about = manifest(graph, plan, source)
+    module = _Builder(graph, plan, device).module(json.dumps(about, sort_keys=True))
     target = tvm.target.Target(dict(device.target))
     try:
         with tvm.transform.PassContext(opt_level=3, config=PASS_CONFIG):
             executable = relax.build(module, target, relax_pipeline=_lowering, tir_pipeline=TIR_PIPELINE)
     except Exception as error:  # TVM raises many types
         raise BuildError(f"TVM could not build {graph.name!r}: {error}") from error
-    return Module.from_executable(executable, manifest(graph, plan))
+    return Module.from_executable(executable, about)
 
 
-def manifest(graph: Graph, plan: Plan) -> dict[str, Any]:
+def manifest(graph: Graph, plan: Plan, source: str = "") -> dict[str, Any]:
     """What the module says about itself: inputs, outputs, device, versions, plan."""
 
     def ports(names: tuple[str, ...], tensors: tuple[str, ...]) -> list[dict[str, Any]]:
@@ -59,6 +61,7 @@ def manifest(graph: Graph, plan: Plan) -> dict[str, Any]:
         "softneuro_tvm": version("softneuro_tvm"),
         "tvm": tvm.__version__,
         "model": graph.name,
+        "source": source,
         "graph": graph.digest,
         "device": dict(plan.device),
         "inputs": ports(graph.inputs, graph.inputs),
@@ -103,7 +106,7 @@ class _Builder:
         self.source: dict[str, Format] = {}
         self.adapters = {(a.tensor, a.target): a for a in plan.adapters}
 
-    def module(self) -> tvm.IRModule:
+    def module(self, about: str) -> tvm.IRModule:
         types = self.graph.tensors
         parameters = [
             relax.Var(f"input_{i}", relax.TensorType(types[name].shape, types[name].dtype))
@@ -118,9 +121,8 @@ class _Builder:
                 results = [self._read(name, canonical_format(types[name])) for name in self.graph.outputs]
                 output = self.block.emit_output(results[0] if len(results) == 1 else relax.Tuple(results))
             self.block.emit_func_output(output)
-        text = json.dumps(manifest(self.graph, self.plan), sort_keys=True)
         with self.block.function(MANIFEST_FUNCTION, []):
-            self.block.emit_func_output(tvm.ir.StringImm(text))
+            self.block.emit_func_output(tvm.ir.StringImm(about))
         return self.block.finalize()
 
     def _define(self, tensor: str, tensor_format: Format, value: Any) -> None:

@@ -87,4 +87,7 @@ def build(model: Model, plan: Plan) -> Module:
         raise PlanError(
             f"the plan was made for {plan.device['target']}, this machine is {dict(device.target)}; tune here again"
         )
-    return build_module(model.graph, plan, device)
+    source = str(model.source) if isinstance(model.source, str | Path) else ""
+    if source and not source.startswith("zoo:"):
+        source = str(Path(source).resolve())
+    return build_module(model.graph, plan, device, source)

@@ -35,6 +35,8 @@ def bench(
             threads = int(manifest["device"]["threads"])
             library, source = subject, model or _remembered(manifest)
             loaded = sn.load(source, parse_input_shapes(input_shapes))
+            if loaded.graph.digest != manifest["graph"]:
+                raise ModelError(f"{subject!r} was not built from {source!r} as it is now; build it again")
         else:
             source = subject
             loaded = sn.load(source, parse_input_shapes(input_shapes))
@@ -73,10 +75,9 @@ def bench(
 
 
 def _remembered(manifest: Mapping[str, Any]) -> str:
-    """The model a library was built from, if it can be named: only the zoo's can."""
-    from softneuro_tvm import zoo
-
-    name = str(manifest["model"])
-    if name in (*zoo.names(), *zoo.extra_names()):
-        return f"zoo:{name}"
-    raise ModelError("say which model the library was built from: --model MODEL.onnx")
+    """The model a library was built from."""
+    source = str(manifest["source"])
+    if source.startswith("zoo:") or (source and Path(source).is_file()):
+        return source
+    gone = f"its model {source!r} is gone" if source else "it does not say from which model it was built"
+    raise ModelError(f"{gone}; name the model with --model MODEL.onnx")

@@ -40,7 +40,7 @@ class TimingOptions:
     max_total_s: float = 0.4
     fewest_samples: int = 5
     min_sample_s: float = 200e-6
-    abandon_after: int = 3
+    abandon_after: int = 5
     abandon_ratio: float = 3.0
     timeout_s: float = 20.0
     compile_timeout_s: float = 120.0
