@@ -40,10 +40,10 @@ def test_when_samples_are_enough(groups: list[tuple[int, float]], number: int, e
 
 
 def test_a_hopeless_candidate_is_given_up_early() -> None:
-    assert taken((3, 1e-3), best_s=0.3e-3)
-    assert not taken((2, 1e-3), best_s=0.3e-3)
-    assert not taken((3, 1e-3), best_s=0.5e-3)
-    assert not taken((1, 1e-3), (2, 5e-3), best_s=0.3e-3)  # the machine is busy: no hasty verdict
+    assert taken((5, 1e-3), best_s=0.3e-3)
+    assert not taken((4, 1e-3), best_s=0.3e-3)
+    assert not taken((5, 1e-3), best_s=0.5e-3)
+    assert not taken((2, 1e-3), (3, 5e-3), best_s=0.3e-3)  # the machine is busy: no hasty verdict
 
 
 def test_spread_is_relative_to_the_median() -> None:
