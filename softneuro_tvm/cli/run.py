@@ -65,10 +65,11 @@ def _read(paths: list[Path]) -> list[np.ndarray] | dict[str, np.ndarray]:
             with np.load(paths[0]) as archive:
                 return dict(archive)
         return [np.load(path) for path in paths]
-    except (OSError, ValueError, EOFError) as error:
-        raise ModelError(
-            f"cannot read inputs {[str(p) for p in paths]}: {error}; write them with numpy.save"
-        ) from error
+    except OSError as error:
+        raise ModelError(f"cannot read input {error.filename!r}: {error.strerror}") from error
+    except (ValueError, EOFError) as error:
+        named = ", ".join(map(str, paths))
+        raise ModelError(f"{named}: not arrays that numpy.save or numpy.savez wrote; write them with those") from error
 
 
 def _fill(ports: list[dict[str, object]], mode: str) -> dict[str, np.ndarray]:

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from softneuro_tvm.cli.options import parse_input_shapes
-from softneuro_tvm.errors import DynamicShapeError
+from softneuro_tvm.cli.run import _read
+from softneuro_tvm.errors import DynamicShapeError, ModelError
 
 
 def command(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -74,3 +75,11 @@ def test_a_corrupt_library_is_one_clear_error(tmp_path: Path) -> None:
 def test_zoo_names_are_listed() -> None:
     done = command("inspect", "zoo:")
     assert "zoo:resnet18" in done.stdout
+
+
+def test_inputs_that_are_no_arrays_are_named(tmp_path: Path) -> None:
+    (tmp_path / "x.npy").write_bytes(b"nothing")
+    with pytest.raises(ModelError, match=r"x\.npy: not arrays"):
+        _read([tmp_path / "x.npy"])
+    with pytest.raises(ModelError, match=r"absent\.npy"):
+        _read([tmp_path / "absent.npy"])
