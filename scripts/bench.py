@@ -75,7 +75,9 @@ def main() -> None:
     parser.add_argument("models", nargs="*", help="ONNX files or zoo:NAME")
     parser.add_argument("--all", action="store_true", help="the seed networks of the zoo")
     parser.add_argument("--extra", action="store_true", help="the zoo's further networks")
-    parser.add_argument("--against", default="onnxruntime", help="engines: untuned,onnxruntime (default %(default)s)")
+    parser.add_argument(
+        "--against", default="onnxruntime", help="engines: untuned,onnxruntime,openvino,mnn,ncnn (default %(default)s)"
+    )
     parser.add_argument("--threads", default="1,2", help="thread counts (default %(default)s)")
     parser.add_argument("--rounds", type=int, default=9, help="turns of each engine (default %(default)s)")
     parser.add_argument("--tuning-records", help="profile store; the user's by default")

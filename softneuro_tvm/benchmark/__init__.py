@@ -152,6 +152,14 @@ def _take_turns(processes: list[_Process], rounds: int, progress: Callable[[str]
                 process.result.samples_s += process.ask(runs[process.result.engine])
 
 
+def _relative_error(found: list[np.ndarray], expected: list[np.ndarray]) -> float:
+    """The worst of all outputs; infinite if an engine returns another number of values."""
+    if [a.size for a in found] != [b.size for b in expected]:
+        return float("inf")
+    pairs = [(a.ravel(), b.ravel()) for a, b in zip(found, expected, strict=True)]
+    return max(float(np.abs(a - b).max() / max(1e-30, np.abs(b).max())) for a, b in pairs)
+
+
 def _compare_outputs(folder: Path, processes: list[_Process]) -> None:
     """Fills in errors against the reference engine: onnxruntime if it takes part, otherwise the first."""
     ready = [(i, process) for i, process in enumerate(processes) if not process.result.message]
@@ -163,5 +171,4 @@ def _compare_outputs(folder: Path, processes: list[_Process]) -> None:
     for i, process in ready:
         with np.load(folder / f"outputs{i}.npz") as archive:
             found = [archive[name].astype(np.float64) for name in archive.files]
-        pairs = zip(found, expected, strict=True)
-        process.result.error = max(float(np.abs(a - b).max() / max(1e-30, np.abs(b).max())) for a, b in pairs)
+        process.result.error = _relative_error(found, expected)

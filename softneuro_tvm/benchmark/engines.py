@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from softneuro_tvm.benchmark import peers
+
 Run = Callable[[], Any]
 """Runs the model once on the inputs it was loaded with."""
 Load = Callable[[str, Mapping[str, np.ndarray], int], tuple[Run, Callable[[], list[np.ndarray]]]]
@@ -56,4 +58,7 @@ ENGINES: dict[str, Load] = {
     "softneuro_tvm": _softneuro_tvm,
     "untuned": _untuned,
     "onnxruntime": _onnxruntime,
+    "openvino": peers.openvino,
+    "mnn": peers.mnn,
+    "ncnn": peers.ncnn,
 }

@@ -30,6 +30,9 @@ def main(engine: str, source: str, inputs: str, outputs: str, threads: str) -> N
             run, results = ENGINES[engine](source, dict(archive), int(threads))
         named: dict[str, Any] = {str(i): value for i, value in enumerate(results())}
         np.savez(outputs, **named)
+    except ModuleNotFoundError as error:
+        _answer(answers, {"error": f"{error.name} is not installed: pip install 'softneuro_tvm[peers]'"})
+        return
     except Exception as error:  # an engine may raise anything; the parent reports it
         _answer(answers, {"error": f"{type(error).__name__}: {error}"})
         return

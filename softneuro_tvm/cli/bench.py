@@ -16,7 +16,9 @@ from softneuro_tvm.errors import ModelError
 
 def bench(
     subject: Annotated[str, typer.Argument(metavar="MODEL|LIBRARY", help="Model to tune first, or a built .so.")],
-    against: Annotated[str, typer.Option("--against", help="Engines: untuned, onnxruntime.")] = "untuned,onnxruntime",
+    against: Annotated[
+        str, typer.Option("--against", help="Engines: untuned, onnxruntime, openvino, mnn, ncnn.")
+    ] = "untuned,onnxruntime",
     model: Annotated[str | None, typer.Option("--model", help="The model a .so was built from.")] = None,
     input_shapes: InputShapes = None,
     threads: Threads = None,
