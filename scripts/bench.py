@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from softneuro_tvm.benchmark import EngineResult, compare
 from softneuro_tvm.errors import SoftNeuroError
 from softneuro_tvm.verification import sample_inputs
 
-console = Console()
+console = Console(width=None if sys.stdout.isatty() else 160)
 
 
 def measure(model: str, engines: list[str], threads: int, rounds: int, store: str | None) -> dict[str, Any]:
@@ -46,7 +47,7 @@ def show(results: list[dict[str, Any]], engines: list[str]) -> None:
     for engine in engines:
         shown.add_column(engine, justify="right")
     shown.add_column("rel. error", justify="right")
-    ratios: dict[str, list[float]] = {engine: [] for engine in engines}
+    ratios: dict[str, list[float]] = {engine: [] for engine in (*engines, "best of them")}
     for result in results:
         if "failure" in result:
             shown.add_row(result["model"], str(result["threads"]), f"[red]{result['failure']}[/red]")
@@ -58,6 +59,8 @@ def show(results: list[dict[str, Any]], engines: list[str]) -> None:
             if math.isfinite(ratio):
                 ratios[row["engine"]].append(ratio)
             cells.append(f"{row['median_s'] * 1e3:.2f} ({ratio:.2f})" if not row["message"] else "failed")
+        if len(engines) > 1 and (best := min(row["median_s"] for row in result["engines"][1:])) < math.inf:
+            ratios["best of them"].append(best / ours["median_s"])
         predicted = f"{result['predicted_s'] * 1e3:.2f}"
         error = "-" if ours["error"] is None else f"{ours['error']:.1e}"
         name = [result["model"], str(result["threads"]), f"{ours['median_s'] * 1e3:.2f}", predicted]

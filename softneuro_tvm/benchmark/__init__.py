@@ -58,18 +58,26 @@ class _Process:
 
     def __init__(self, engine: str, source: str, inputs: Path, outputs: Path, threads: int) -> None:
         self.result = EngineResult(engine)
+        self.log = outputs.with_suffix(".log")  # what engines print is shown only if they fail
         environment = os.environ | {"TVM_NUM_THREADS": str(threads), "OMP_NUM_THREADS": str(threads)}
         command = [sys.executable, "-m", "softneuro_tvm.benchmark.worker", engine, source, str(inputs), str(outputs)]
-        self.process = subprocess.Popen(
-            [*command, str(threads)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
-        )
+        with self.log.open("w") as log:
+            self.process = subprocess.Popen(
+                [*command, str(threads)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                env=environment,
+            )
 
     def answer(self) -> dict[str, Any]:
         """The next line the process writes."""
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         if not line:
-            return {"error": f"its process ended with code {self.process.wait()}"}
+            last = self.log.read_text(errors="replace").strip().rpartition("\n")[2]
+            return {"error": f"its process ended with code {self.process.wait()}: {last}"}
         found: dict[str, Any] = json.loads(line)
         return found
 
