@@ -14,7 +14,7 @@ from softneuro_tvm.candidates import adapter_workload
 from softneuro_tvm.codegen import PASS_CONFIG, TIR_PIPELINE, rename
 from softneuro_tvm.device import Device
 from softneuro_tvm.errors import BuildError, PlanError
-from softneuro_tvm.formats import Format, TensorType, canonical_format, physical_shape
+from softneuro_tvm.formats import OPEN, Format, TensorType, canonical_format, physical_shape
 from softneuro_tvm.graph import Graph, Layer, Workload
 from softneuro_tvm.plan import LayerChoice, Plan
 from softneuro_tvm.registry import routine
@@ -55,7 +55,7 @@ def manifest(graph: Graph, plan: Plan, source: str = "") -> dict[str, Any]:
 
     def ports(names: tuple[str, ...], tensors: tuple[str, ...]) -> list[dict[str, Any]]:
         types = [graph.tensors[tensor] for tensor in tensors]
-        return [{"name": n, "shape": list(t.shape), "dtype": t.dtype} for n, t in zip(names, types, strict=True)]
+        return [{"name": n, "shape": _shown(t), "dtype": t.dtype} for n, t in zip(names, types, strict=True)]
 
     return {
         "softneuro_tvm": version("softneuro_tvm"),
@@ -89,6 +89,11 @@ def _lowering(module: tvm.IRModule, _context: Any) -> tvm.IRModule:
             t.AttachGlobalSymbol(),
         ]
     )(module)
+
+
+def _shown(tensor: TensorType) -> list[int | None]:
+    """The shape; None for an extent that depends on data."""
+    return [None if extent == OPEN else extent for extent in tensor.shape]
 
 
 def _physical_type(tensor: TensorType, tensor_format: Format) -> Any:
@@ -156,18 +161,17 @@ class _Builder:
     def _call(
         self, workload: Workload, name: str, variant: Variant, inputs: list[Any], constants: list[Any]
     ) -> list[Any]:
-        types = [_physical_type(t, f) for t, f in zip(workload.outputs, variant.outputs, strict=True)]
         kernel = self._kernel(workload, name, variant)
-        if kernel is VIEW:
-            return [self.block.emit(relax.op.reshape(inputs[0], types[0].shape))]
-        function, is_relax = kernel
-        if is_relax:
-            result = self.block.emit(relax.Call(function, [*inputs, *constants]))
+        if kernel is not VIEW and kernel[1]:
+            result = self.block.emit(relax.Call(kernel[0], [*inputs, *constants]))
         else:
-            result = self.block.emit(relax.call_tir(function, [*inputs, *constants], types))
+            types = [_physical_type(t, f) for t, f in zip(workload.outputs, variant.outputs, strict=True)]
+            if kernel is VIEW:
+                return [self.block.emit(relax.op.reshape(inputs[0], types[0].shape))]
+            result = self.block.emit(relax.call_tir(kernel[0], [*inputs, *constants], types))
         if not isinstance(result.ty, relax.TupleType):
             return [result]
-        return [self.block.emit(relax.TupleGetItem(result, i)) for i in range(len(types))]
+        return [self.block.emit(relax.TupleGetItem(result, i)) for i in range(len(workload.outputs))]
 
     def _kernel(self, workload: Workload, name: str, variant: Variant) -> Any:
         """`VIEW`, or the global variable of a kernel and whether it is a Relax function; each is generated once."""

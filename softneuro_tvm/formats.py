@@ -15,9 +15,13 @@ _CANONICAL = {0: "", 1: "C", 2: "NC", 3: "NCW", 4: "NCHW", 5: "NCDHW"}
 _TOKEN = re.compile(r"([A-Z])|(\d+)([a-z])")
 
 
+OPEN = -1
+"""An extent that depends on data. Only outputs of fall-through layers have such, and only the model returns them."""
+
+
 @dataclass(frozen=True)
 class TensorType:
-    """Logical shape (in the canonical layout of its rank) and element type of a tensor."""
+    """Logical shape (in the canonical layout of its rank; `OPEN` extents are known when it is computed) and dtype."""
 
     shape: tuple[int, ...]
     dtype: str = "float32"
@@ -28,12 +32,17 @@ class TensorType:
         return len(self.shape)
 
     @property
+    def is_open(self) -> bool:
+        """True if the shape depends on data."""
+        return OPEN in self.shape
+
+    @property
     def size_bytes(self) -> int:
-        """Bytes of the tensor without padding."""
-        return math.prod(self.shape) * np.dtype(self.dtype).itemsize
+        """Bytes of the tensor without padding; 0 if its shape depends on data."""
+        return 0 if self.is_open else math.prod(self.shape) * np.dtype(self.dtype).itemsize
 
     def __str__(self) -> str:
-        return f"{self.dtype}[{'x'.join(map(str, self.shape))}]"
+        return f"{self.dtype}[{'x'.join('?' if extent == OPEN else str(extent) for extent in self.shape)}]"
 
 
 @dataclass(frozen=True, order=True)
@@ -112,7 +121,9 @@ def physical_shape(shape: tuple[int, ...], layout: str) -> tuple[int, ...]:
 
 
 def physical_bytes(tensor: TensorType, tensor_format: Format) -> int:
-    """Bytes of the buffer that holds the tensor in this format, padding included."""
+    """Bytes of the buffer that holds the tensor in this format, padding included; 0 if its shape depends on data."""
+    if tensor.is_open:
+        return 0
     return math.prod(physical_shape(tensor.shape, tensor_format.layout)) * np.dtype(tensor_format.dtype).itemsize
 
 

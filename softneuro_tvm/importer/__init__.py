@@ -58,11 +58,36 @@ def _from_onnx(model: onnx.ModelProto, name: str, source: str, input_shapes: Map
     onnx_preflight.check_operators(model.graph, onnx_convert.supported_operators())
     onnx_file.check_structure(model, source)
     onnx_preflight.fix_input_shapes(model.graph, input_shapes)
-    onnx_fold.fold_constants(model)
-    module, names = onnx_convert.convert(model, source)
-    prepared = relax_module.prepare(module, {})
     outputs = [output.name for output in model.graph.output]
-    return optimise(relax_graph.graph_from_relax(prepared, "main", names=names, output_names=outputs, model=name))
+    empty = onnx_preflight.empty_inputs(model.graph)
+    try:
+        onnx_fold.fold_constants(model)
+        module, names = onnx_convert.convert(model, source)
+        prepared = relax_module.prepare(module, empty)  # the front end reads an extent of 0 as an open one
+        graph = relax_graph.graph_from_relax(prepared, "main", names=names, output_names=outputs, model=name)
+    except ModelError as error:
+        if empty:
+            raise _nothing_to_compute(empty) from error
+        raise
+    return optimise(_checked(graph))
+
+
+def _checked(graph: Graph) -> Graph:
+    """The graph, if everything it reads has elements."""
+    read = {tensor for layer in graph.layers for tensor in layer.inputs} | set(graph.outputs)
+    shapes = {name: graph.tensors[name].shape for name in graph.inputs if name in read}
+    if any(0 in shape for shape in shapes.values()):
+        raise _nothing_to_compute(shapes)
+    return graph
+
+
+def _nothing_to_compute(shapes: Mapping[str, Sequence[int]]) -> ModelError:
+    name, shape = next((name, shape) for name, shape in shapes.items() if 0 in shape)
+    remedy = ",".join(str(max(extent, 1)) for extent in shape)
+    return ModelError(
+        f"input {name!r} has extent 0 at axis {list(shape).index(0)}: there is nothing to compute; if it stands for an "
+        f'unknown extent, give one: --input-shapes "{name}:[{remedy}]"'
+    )
 
 
 def _from_relax(module: Any, input_shapes: Mapping[str, Sequence[int]]) -> Graph:
@@ -75,4 +100,4 @@ def _from_relax(module: Any, input_shapes: Mapping[str, Sequence[int]]) -> Graph
             f"cannot import a {type(module).__name__}; give a path, zoo:NAME, an onnx.ModelProto or an IRModule"
         )
     function = relax_module.entry_function(module)
-    return optimise(relax_graph.graph_from_relax(relax_module.prepare(module, input_shapes), function))
+    return optimise(_checked(relax_graph.graph_from_relax(relax_module.prepare(module, input_shapes), function)))

@@ -33,7 +33,7 @@ class Node:
     Args:
         binding: Relax binding.
         reads: Variables that the binding reads, aliases resolved.
-        name: After the model's node, unique; empty for a tied value, which is never a tensor of the graph.
+        name: After the model's node, unique; empty for a tied value that the model does not return.
         part: The layer it becomes; None if it falls through to TVM.
         tied: True if the value is no tensor of known shape, so that only nodes of the same layer can read it.
         symbolic: True if shapes are involved that are known only when the model runs.

@@ -57,12 +57,12 @@ def check_operators(graph: onnx.GraphProto, supported: Collection[str]) -> None:
 
 
 def fix_input_shapes(graph: onnx.GraphProto, input_shapes: InputShapes) -> None:
-    """Writes the given shapes into the graph's inputs and makes sure that every extent is a positive number.
+    """Writes the given shapes into the graph's inputs and makes sure that every extent is a number.
 
-    A named dimension that one given shape settles is settled in all inputs.
+    A named dimension that one given shape settles is settled in all inputs. An optional tensor is taken as given.
 
     Raises:
-        ModelError: an input name that does not exist, a wrong rank, an extent below 1, an input that is no tensor.
+        ModelError: an input name that does not exist, a wrong rank, an input that is no tensor.
         DynamicShapeError: an extent without a value.
     """
     constants = {tensor.name for tensor in graph.initializer}
@@ -71,6 +71,10 @@ def fix_input_shapes(graph: onnx.GraphProto, input_shapes: InputShapes) -> None:
     if unknown:
         raise ModelError(f"there is no input {unknown[0]!r}; the model's inputs are {', '.join(map(repr, inputs))}")
     for value in inputs.values():
+        if value.type.HasField("optional_type") and value.type.optional_type.elem_type.HasField("tensor_type"):
+            present = onnx.TypeProto()
+            present.CopyFrom(value.type.optional_type.elem_type)
+            value.type.CopyFrom(present)
         if not value.type.HasField("tensor_type"):
             raise ModelError(f"input {value.name!r} is a {value.type.WhichOneof('value')}; only tensors are supported")
     named: dict[str, int] = {}
@@ -84,11 +88,6 @@ def fix_input_shapes(graph: onnx.GraphProto, input_shapes: InputShapes) -> None:
         for axis, dim in enumerate(kind.shape.dim):
             if dim.dim_param in named:
                 dim.dim_value = named[dim.dim_param]
-            if dim.HasField("dim_value") and dim.dim_value == 0:
-                raise ModelError(
-                    f"input {name!r} has extent 0 at axis {axis}: there is nothing to compute; if it stands for an "
-                    f"unknown extent, give one: --input-shapes {_remedy(graph, [name])}"
-                )
             if not dim.HasField("dim_value") or dim.dim_value < 0:
                 open_axes.setdefault(name, []).append(f"{axis} ({dim.dim_param})" if dim.dim_param else str(axis))
     if open_axes:
@@ -98,6 +97,12 @@ def fix_input_shapes(graph: onnx.GraphProto, input_shapes: InputShapes) -> None:
             f"--input-shapes {_remedy(graph, list(open_axes))}"
         )
     del graph.value_info[:]  # inferred for other extents, perhaps
+
+
+def empty_inputs(graph: onnx.GraphProto) -> dict[str, tuple[int, ...]]:
+    """Shapes of the inputs that have no elements, by name."""
+    shapes = {value.name: tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim) for value in graph.input}
+    return {name: shape for name, shape in shapes.items() if 0 in shape}
 
 
 def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:

@@ -17,6 +17,7 @@ from softneuro_tvm.importer.nodes import Node, Part
 from softneuro_tvm.importer.recognise import Recogniser
 from softneuro_tvm.importer.relax_module import array_of, static_type
 from softneuro_tvm.importer.schedule import schedule
+from softneuro_tvm.layers.relax import tensor_type
 
 
 def graph_from_relax(
@@ -38,7 +39,7 @@ def graph_from_relax(
 
     Raises:
         ModelError: an output is no tensor.
-        DynamicShapeError: an output's shape depends on data.
+        DynamicShapeError: an output's rank depends on data.
     """
     function = module[function_name]
     if len(output_names) == 1 and isinstance(function.ret_ty, relax.TupleType):
@@ -54,6 +55,7 @@ class _Walk:
         self.function = function
         self.names = names
         self.alias: dict[Any, Any] = {}
+        self.definer: dict[Any, Any] = {}
         self.taken = {str(parameter.name) for parameter in function.params}
         self.recogniser = Recogniser()
         self.nodes: list[Node] = []
@@ -61,13 +63,16 @@ class _Walk:
             for binding in block.bindings:
                 self._visit(binding)
         self.results = self._results(self._resolved(function.body.body))
+        for node in self.nodes:
+            if node.tied and node.var in self._returned():
+                node.name = self._unique(self.names.get(str(node.var.name), "open"))
 
     def graph(self, output_names: tuple[str, ...], model: str) -> Graph:
         """Live nodes, in scheduled runs, as layers."""
         live = self._live()
         name_of = {parameter: str(parameter.name) for parameter in self.function.params}
-        name_of |= {node.var: node.name for node in live}
-        types = {name: found for var, name in name_of.items() if (found := static_type(var.ty)) is not None}
+        name_of |= {node.var: node.name for node in live if node.name}
+        types = {name: found for var, name in name_of.items() if (found := tensor_type(var.ty)) is not None}
         layers = []
         for run in schedule(live):
             if run[0].part:
@@ -116,7 +121,12 @@ class _Walk:
             if isinstance(value, relax.TupleGetItem) and isinstance(value.tuple_value, relax.Tuple):
                 self.alias[binding.var] = value.tuple_value.fields[value.index]
                 return
-        reads = tuple(dict.fromkeys(var for free in relax.analysis.free_vars(value) for var in self._leaves(free)))
+        extents = _extents(binding, value)
+        found = [var for free in relax.analysis.free_vars(value) for var in self._leaves(free)]
+        found += [self.definer[extent] for extent in extents if extent in self.definer]
+        if isinstance(binding, relax.MatchCast):
+            self.definer = {extent: binding.var for extent in extents} | self.definer
+        reads = tuple(dict.fromkeys(found))
         part = self.recogniser.part(binding, value, self._resolved)
         kind = part.kind if part else value.op.name.rpartition(".")[2] if _is_operator(value) else "tvm"
         tied = static_type(binding.var.ty) is None
@@ -156,16 +166,27 @@ class _Walk:
                 found.append(array_of(field))
             elif isinstance(field, relax.ShapeExpr) and all(isinstance(n, tvm.tirx.IntImm) for n in field.values):
                 found.append(np.array([int(n) for n in field.values], np.int64))
-            elif isinstance(field, relax.Var) and static_type(field.ty) is not None:
+            elif isinstance(field, relax.Var) and tensor_type(field.ty) is not None:
                 found.append(field)
             elif isinstance(field.ty, relax.TensorType | relax.ShapeType):
                 raise DynamicShapeError(
-                    f"output {position} of the model has a shape that depends on data ({field.ty}); "
+                    f"output {position} of the model has a rank that depends on data ({field.ty}); "
                     "cut the model before the node that computes it"
                 )
             else:
                 raise ModelError(f"output {position} of the model is a {field.ty}; only tensors are supported")
         return found
+
+
+def _extents(binding: Any, value: Any) -> set[Any]:
+    """Variables that stand for extents, in a binding's type and in what its value is computed from."""
+    found = set(relax.analysis.tir_vars_in_type(binding.var.ty))
+    for argument in value.args if isinstance(value, relax.Call) else [value]:
+        if tvm.ir.is_prim_expr(argument):
+            found |= set(tvm.tirx.analysis.undefined_vars(argument))
+        else:
+            found |= set(relax.analysis.tir_vars_in_type(argument.ty))
+    return found
 
 
 def _is_operator(value: Any) -> bool:

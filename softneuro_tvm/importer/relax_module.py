@@ -91,7 +91,7 @@ def _bind_shapes(module: Any, name: str, input_shapes: Mapping[str, Sequence[int
         if key not in inputs:
             raise ModelError(f"there is no input {key!r}; the model's inputs are {', '.join(map(repr, inputs))}")
         extents = list(inputs[key].ty.shape.values) if inputs[key].ty.shape is not None else []
-        if len(extents) != len(shape) or any(extent < 1 for extent in shape):
+        if len(extents) != len(shape) or any(extent < 0 for extent in shape):
             raise ModelError(f"input {key!r} has {len(extents)} axes; the shape {list(shape)} does not fit")
         for axis, (extent, number) in enumerate(zip(extents, shape, strict=True)):
             if isinstance(extent, tvm.tirx.IntImm):

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from softneuro_tvm.formats import TensorType
+from softneuro_tvm.formats import OPEN, TensorType
 from softneuro_tvm.graph import Workload
 from softneuro_tvm.layer_kind import LayerKind
 
@@ -32,6 +32,22 @@ class RelaxAttributes:
         return tvm.ir.load_json(self.module)
 
 
+def tensor_type(value_type: Any) -> TensorType | None:
+    """The tensor type that a Relax type stands for.
+
+    Returns:
+        None for what is no tensor, or has no known rank; extents that depend on data are `OPEN`.
+    """
+    from tvm import relax, tirx
+
+    if not isinstance(value_type, relax.TensorType) or value_type.ndim < 0:
+        return None
+    known = isinstance(value_type.shape, relax.ShapeExpr)
+    extents = value_type.shape.values if known else [None] * value_type.ndim
+    shape = tuple(int(extent) if isinstance(extent, tirx.IntImm) else OPEN for extent in extents)
+    return TensorType(shape, str(value_type.dtype))
+
+
 def weight_names(count: int) -> tuple[str, ...]:
     """Names of a layer's constants in the order of the parameters: ``w0``, ``w1``... (not alphabetical beyond ten)."""
     return tuple(f"w{index}" for index in range(count))
@@ -50,7 +66,7 @@ class Relax(LayerKind):
         """What the function returns."""
         returned = attributes.load()["main"].ret_ty
         fields = list(returned.fields) if hasattr(returned, "fields") else [returned]
-        return tuple(TensorType(tuple(int(n) for n in field.shape), str(field.dtype)) for field in fields)
+        return tuple(found for field in fields if (found := tensor_type(field)) is not None)
 
     def reference(
         self, attributes: RelaxAttributes, inputs: Sequence[np.ndarray], weights: Mapping[str, np.ndarray]

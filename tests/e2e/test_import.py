@@ -14,6 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from softneuro_tvm import zoo
 from softneuro_tvm.errors import DynamicShapeError, ModelError, UnsupportedOperatorError
+from softneuro_tvm.formats import TensorType
 from softneuro_tvm.graph import Graph
 from softneuro_tvm.importer import import_model
 from softneuro_tvm.reference import evaluate
@@ -139,10 +140,28 @@ def test_conversion_errors_name_the_node(capfd: pytest.CaptureFixture[str]) -> N
     assert capfd.readouterr().out == ""
 
 
-def test_outputs_that_depend_on_data_are_refused() -> None:
-    given = model([helper.make_node("NonZero", ["x"], ["y"])], {"x": [2, 3]}, {"y": TensorProto.INT64})
-    with pytest.raises(DynamicShapeError, match="output 0 of the model has a shape that depends on data"):
+def test_outputs_whose_shapes_depend_on_data_are_open() -> None:
+    nodes = [helper.make_node("Relu", ["x"], ["r"]), helper.make_node("NonZero", ["r"], ["y"])]
+    given = model(nodes, {"x": [2, 3]}, {"y": TensorProto.INT64})
+    graph = import_model(given)
+    assert str(graph.tensors[graph.outputs[0]]) == "int64[2x?]" and graph.tensors[graph.outputs[0]].size_bytes == 0
+    assert_agrees(graph, given, {"x": normal(2, 3)})
+
+
+def test_inputs_without_elements() -> None:
+    given = model([helper.make_node("Relu", ["x"], ["y"])], {"x": [1, 0]}, {"y": TensorProto.FLOAT})
+    with pytest.raises(ModelError, match=r'extent 0 at axis 1: there is nothing .* --input-shapes "x:\[1,1\]"'):
         import_model(given)
+    unread = model([helper.make_node("Relu", ["x"], ["y"])], {"x": [1, 2], "z": [0]}, {"y": TensorProto.FLOAT})
+    assert import_model(unread).inputs == ("x", "z")
+
+
+def test_optional_tensors_are_taken_as_given() -> None:
+    given = model([helper.make_node("OptionalGetElement", ["x"], ["y"])], {}, {"y": TensorProto.FLOAT})
+    tensor = helper.make_tensor_type_proto(TensorProto.FLOAT, [2, 3])
+    given.graph.input.append(helper.make_value_info("x", helper.make_optional_type_proto(tensor)))
+    graph = import_model(given)
+    assert graph.tensors["x"] == TensorType((2, 3))
 
 
 def test_sequences_as_outputs_are_refused() -> None:

@@ -34,6 +34,8 @@ AS_IS = """
     relu round selu_example shape_example shrink_hard sigmoid_example sign sin_example sinh size_example
     softmax_example softplus_example softsign_example spacetodepth split_equal_parts_1d_opset13 sqrt_example
     tan_example tanh_example thresholdedrelu_example transpose_default triu
+    castlike_FLOAT_to_FLOAT16 compress_0 expand_dim_unchanged nonzero_example slice slice_neg_steps squeeze tile
+    unique_sorted_with_axis_3d unsqueeze_two_axes optional_get_element_optional_tensor
 """
 
 WITH_CONSTANTS = """
