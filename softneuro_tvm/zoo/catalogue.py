@@ -20,6 +20,7 @@ from softneuro_tvm.zoo import (
     transformer,
     unet,
     vgg,
+    yolo,
 )
 from softneuro_tvm.zoo.builder import Builder
 
@@ -66,4 +67,5 @@ EXTRA: dict[str, Entry] = {
     "vit_tiny": Entry(transformer.vit_tiny),
     "bert_tiny": Entry(transformer.bert_tiny, (32,), vocabulary=transformer.BERT_VOCABULARY),
     "unet": Entry(unet.unet, (3, 128, 128), gain=1.15),
+    "yolov5n": Entry(yolo.yolov5n, (3, 320, 320), gain=1.1),
 }

@@ -30,7 +30,7 @@ PARAMETERS = {
 }
 # Networks whose convolutions have biases of their own, not the shifts of folded batch normalisations.
 TRUE_BIAS = ("vgg16", "squeezenet1_1")
-OUTPUT_SHAPES = {"digits": (1, 10), "bert_tiny": (1, 32, 128), "unet": (1, 2, 128, 128)}
+OUTPUT_SHAPES = {"digits": (1, 10), "bert_tiny": (1, 32, 128), "unet": (1, 2, 128, 128), "yolov5n": (1, 6300, 85)}
 SMALL = (
     "digits",
     "mobilenet_v2",
