@@ -1,7 +1,8 @@
-"""Tunes models and times them against other engines, side by side; prints one table and writes JSON.
+"""Tunes models and times them against other engines, side by side; prints one table, writes JSON, draws a plot.
 
 Each engine runs in its own process; they take turns, and while one runs the others are stopped. Times are medians of
-single runs over all rounds.
+single runs over all rounds. The share of peak is a network's floating-point operations a second, of what the machine
+reaches with multiply-adds on registers alone; Winograd's and Strassen's savings count as if they had been computed.
 """
 
 from __future__ import annotations
@@ -20,7 +21,10 @@ from rich.table import Table
 import softneuro_tvm as sn
 from softneuro_tvm import zoo
 from softneuro_tvm.benchmark import EngineResult, compare
+from softneuro_tvm.benchmark.peak import peak_flops
+from softneuro_tvm.benchmark.plot import plot_ratios
 from softneuro_tvm.errors import SoftNeuroError
+from softneuro_tvm.registry import layer_kind
 from softneuro_tvm.verification import sample_inputs
 
 console = Console(width=None if sys.stdout.isatty() else 160)
@@ -36,13 +40,14 @@ def measure(model: str, engines: list[str], threads: int, rounds: int, store: st
         sources = [("softneuro_tvm", library), *((engine, model) for engine in engines)]
         found: list[EngineResult] = compare(sources, sample_inputs(loaded.graph), threads=threads, rounds=rounds)
     rows = [vars(result) | {"median_s": result.median_s, "min_s": result.min_s} for result in found]
-    return {"model": model, "threads": threads, "predicted_s": plan.predicted_s, "engines": rows}
+    work = sum(layer_kind(layer.kind).flops(loaded.graph.workloads[layer.name]) for layer in loaded.graph.layers)
+    return {"model": model, "threads": threads, "predicted_s": plan.predicted_s, "flop": work, "engines": rows}
 
 
-def show(results: list[dict[str, Any]], engines: list[str]) -> None:
-    """One row for each model and thread count; ratios are times ours."""
+def show(results: list[dict[str, Any]], engines: list[str], peaks: dict[int, float]) -> None:
+    """One row for each model and thread count; ratios are times ours; peaks in FLOP/s by thread count."""
     shown = Table(title="medians in ms; ratios are (engine / ours), above 1 means ours is faster", title_justify="left")
-    for heading in ("model", "threads", "ours", "predicted"):
+    for heading in ("model", "threads", "ours", "predicted", "of peak"):
         shown.add_column(heading)
     for engine in engines:
         shown.add_column(engine, justify="right")
@@ -63,7 +68,8 @@ def show(results: list[dict[str, Any]], engines: list[str]) -> None:
             ratios["best of them"].append(best / ours["median_s"])
         predicted = f"{result['predicted_s'] * 1e3:.2f}"
         error = "-" if ours["error"] is None else f"{ours['error']:.1e}"
-        name = [result["model"], str(result["threads"]), f"{ours['median_s'] * 1e3:.2f}", predicted]
+        share = f"{result['flop'] / ours['median_s'] / peaks[result['threads']]:.0%}"
+        name = [result["model"], str(result["threads"]), f"{ours['median_s'] * 1e3:.2f}", predicted, share]
         shown.add_row(*name, *cells, error)
     console.print(shown)
     for engine, values in ratios.items():
@@ -85,6 +91,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9, help="turns of each engine (default %(default)s)")
     parser.add_argument("--tuning-records", help="profile store; the user's by default")
     parser.add_argument("--json", help="file to write results to")
+    parser.add_argument("--plot", help="picture to draw: .png, .svg or .pdf")
     options = parser.parse_args()
     models = list(options.models)
     models += [f"zoo:{name}" for name in zoo.names()] if options.all else []
@@ -92,9 +99,13 @@ def main() -> None:
     if not models:
         parser.error("name models, or --all")
     engines = [engine for engine in options.against.split(",") if engine]
+    counts = [int(count) for count in options.threads.split(",")]
+    peaks = {count: peak_flops(count) for count in counts}
+    for count, peak in peaks.items():
+        console.print(f"peak of {count} thread(s): {peak / 1e9:.0f} GFLOP/s")
     results: list[dict[str, Any]] = []
     for model in models:
-        for threads in map(int, options.threads.split(",")):
+        for threads in counts:
             console.print(f"[dim]{model}, {threads} thread(s)[/dim]")
             try:
                 results.append(measure(model, engines, threads, options.rounds, options.tuning_records))
@@ -103,7 +114,9 @@ def main() -> None:
                 console.print(f"[red]{error}[/red]")
             if options.json:
                 Path(options.json).write_text(json.dumps(results, indent=1) + "\n")
-    show(results, engines)
+    show(results, engines, peaks)
+    if options.plot:
+        plot_ratios(results, options.plot)
 
 
 if __name__ == "__main__":
