@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from math import prod
 from typing import Any
 
 from tvm.tirx.script.builder import ir as T
@@ -15,10 +16,10 @@ from softneuro_tvm.graph import Workload
 from softneuro_tvm.routine import Variant
 
 from .._blocked import Epilogue
-from .._tir import Expr, Kernel, ceil_div
+from .._tir import Expr, Kernel, all_of, ceil_div
 from ._tiles import split_evenly, widest_tile
-from ._winograd_matrices import WinogradMatrices, winograd_matrices
-from ._winograd_plan import CACHE_LINE, TAPS, UNROLL, Plan
+from ._winograd_matrices import winograd_matrices
+from ._winograd_plan import CACHE_LINE, UNROLL, Plan
 from ._winograd_transforms import apply_matrix
 
 
@@ -36,15 +37,30 @@ def write_kernel(workload: Workload, variant: Variant, device: Device) -> Any:
     with Kernel() as k:
         buffers = dict(zip(shapes, k.arguments(*shapes.items()), strict=True))
         with k.loop(p.bands[0] * p.bands[1], by_bands) as band:
-            v = k.scratch(p.tile**2 * p.v_stride)
-            writer = _Band(k, p, epilogue, winograd_matrices(p.m, TAPS), device.vector_registers, buffers, v, band)
-            rows = None if by_channels else k.scratch(p.tile * p.row_stride)
+            v = k.scratch(p.points * p.v_stride)
+            writer = _Band(k, p, epilogue, device.vector_registers, buffers, v, band)
+            rows = None if by_channels else k.scratch(p.tile[0] * p.row_stride)
             with k.loop(p.x.blocks * p.rows, by_channels) as part:
-                scratch = k.scratch(p.tile * p.row_stride) if rows is None else rows
+                scratch = k.scratch(p.tile[0] * p.row_stride) if rows is None else rows
                 writer.transform_input(scratch, k.bind(part // p.rows), k.bind(part % p.rows))
             with k.loop(sum(count for count, _ in p.blocks), by_channels) as block:
                 writer.convolve(block)
     return k.function
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a row of tiles lies.
+
+    Args:
+        image: Image of the batch.
+        phase: Which of the rows, and of the columns, that dilation keeps apart.
+        row: Tile row of the phase.
+    """
+
+    image: Expr
+    phase: tuple[Expr, Expr]
+    row: Expr
 
 
 @dataclass
@@ -55,7 +71,6 @@ class _Band:
         k: The kernel that is being written.
         p: Sizes.
         epilogue: What happens to outputs.
-        matrices: The transforms.
         registers: Vector registers of the device.
         buffers: The kernel's arguments by name.
         v: Transformed input of the band, [point][C / lanes][tile][lanes].
@@ -65,7 +80,6 @@ class _Band:
     k: Kernel
     p: Plan
     epilogue: Epilogue
-    matrices: WinogradMatrices
     registers: int
     buffers: Mapping[str, Any]
     v: Any
@@ -73,16 +87,23 @@ class _Band:
 
     def __post_init__(self) -> None:
         k, p = self.k, self.p
+        self.down, self.along = (winograd_matrices(m, r) for m, r in zip(p.m, p.taps, strict=True))
         across = p.bands[1]
         # the last band overlaps the one before instead of being smaller: it computes the same values again
         self.row = k.bind(T.min(self.band // across * p.rows, p.all_rows - p.rows))
         self.column = T.min(self.band % across * p.columns, p.grid_columns - p.columns) if across > 1 else 0
         self.column = k.bind(self.column) if across > 1 else 0
 
-    def _locate(self, i: Expr) -> tuple[Expr, Expr]:
-        """Image, and tile row in it, of the band's tile row i."""
+    def _locate(self, i: Expr) -> _Place:
+        """Where the band's tile row i lies."""
         k, p, row = self.k, self.p, self.k.bind(self.row + i)
-        return (0, row) if p.y.shape[0] == 1 else (k.bind(row // p.grid_rows), k.bind(row % p.grid_rows))
+        (down, across), phases = p.dilation, prod(p.dilation)
+        if p.y.shape[0] * phases == 1:
+            return _Place(0, (0, 0), row)
+        grid, row = k.bind(row // p.grid_rows), k.bind(row % p.grid_rows)
+        if phases == 1:
+            return _Place(grid, (0, 0), row)
+        return _Place(k.bind(grid // phases), (k.bind(grid // across % down), k.bind(grid % across)), row)
 
     def transform_input(self, rows: Any, channel_block: Expr, i: Expr) -> None:
         """Transforms tile row i: its columns, once for all the tiles that share one, and then the rows of each tile.
@@ -93,40 +114,59 @@ class _Band:
             i: Tile row of the band.
         """
         k, p, lanes = self.k, self.p, self.p.lanes
-        image, tile_row = self._locate(i)
-        width = p.columns * p.m + TAPS - 1
-        start = k.bind(self.column * p.m - p.left)
-        low, high = k.bind(T.max(0, 0 - start)), k.bind(T.min(width, p.x.shape[3] - start))
-        for first, count in ((0, low), (high, width - high)):
+        place, (dy, dx) = self._locate(i), p.dilation
+        target = k.bind(channel_block * (p.tiles * lanes) + i * (p.columns * lanes))
+        is_column = p.tile[1] == 1  # then there is nothing to do along the rows
+        out, stride, first_out = (self.v, p.v_stride, target) if is_column else (rows, p.row_stride, 0)
+        top = place.row * (p.m[0] * dy) + place.phase[0] - p.padding[0]
+        start = k.bind(self.column * (p.m[1] * dx) + place.phase[1] - p.padding[1])
+        low, high = self._inside(start, p.width, 1)
+        for first, count in ((0, low), (high, p.width - high)):
             with k.loop(count) as x:
-                for r in range(p.tile):
-                    k.store(rows, r * p.row_stride + (first + x) * lanes, k.splat(0.0, lanes), lanes)
-        base = k.bind(p.x.offset(image, channel_block, tile_row * p.m - p.top, start + low))
+                for r in range(p.tile[0]):
+                    k.store(out, first_out + r * stride + (first + x) * lanes, k.splat(0.0, lanes), lanes)
+        base = k.bind(p.x.offset(place.image, channel_block, top, start + low * dx))
 
         def transform_columns(inside: range) -> None:
             with k.loop(high - low) as x:
-                at = k.bind(base + x * lanes)
-                column = [self._load("x", at + r * p.x.row) if r in inside else None for r in range(p.tile)]
-                for r, value in enumerate(apply_matrix(k, self.matrices.bt, column, lanes)):
-                    k.store(rows, r * p.row_stride + (low + x) * lanes, value, lanes)
+                at = k.bind(base + x * (lanes * dx))
+                column = [self._load("x", at + r * (p.x.row * dy)) if r in inside else None for r in range(p.tile[0])]
+                for r, value in enumerate(apply_matrix(k, self.down.bt, column, lanes)):
+                    k.store(out, first_out + r * stride + (low + x) * lanes, value, lanes)
 
-        self._choose(tile_row, _rows_inside(p), transform_columns)
-        target = k.bind(channel_block * (p.tiles * lanes) + i * (p.columns * lanes))
-        with k.loop(p.tile) as r, k.loop(p.columns) as t:
-            at = k.bind(r * p.row_stride + t * (p.m * lanes))
-            row = [k.bind(k.load(rows, at + j * lanes, lanes)) for j in range(p.tile)]
-            at = k.bind(r * (p.tile * p.v_stride) + target + t * lanes)
-            for j, value in enumerate(apply_matrix(k, self.matrices.bt, row, lanes)):
+        cases = _rows_inside(p)
+        if dy == 1:
+            self._choose([(place.row < end, inside) for end, inside in cases], transform_columns)
+        else:
+            first, end = self._inside(k.bind(top), p.tile[0], 0)
+            different = sorted({inside for _, inside in cases}, key=len, reverse=True)  # an empty one comes last
+            matches = [(all_of(first == inside.start, end == inside.stop), inside) for inside in different]
+            self._choose(matches, transform_columns)
+        if is_column:
+            return
+        with k.loop(p.tile[0]) as r, k.loop(p.columns) as t:
+            at = k.bind(r * p.row_stride + t * (p.m[1] * lanes))
+            row = [k.bind(k.load(rows, at + j * lanes, lanes)) for j in range(p.tile[1])]
+            at = k.bind(r * (p.tile[1] * p.v_stride) + target + t * lanes)
+            for j, value in enumerate(apply_matrix(k, self.along.bt, row, lanes)):
                 k.store(self.v, at + j * p.v_stride, value, lanes)
 
     def _load(self, name: str, offset: Expr) -> Expr:
         """Names a vector of an argument."""
         return self.k.bind(self.k.load(self.buffers[name], offset, self.p.lanes))
 
-    def _choose(self, row: Expr, cases: Sequence[tuple[int, range]], body: Callable[[range], None]) -> None:
-        """Emits `body` for the first case whose end lies behind the row."""
-        (end, inside), *others = cases
-        self.k.when(row < end if others else True, partial(body, inside), partial(self._choose, row, others, body))
+    def _inside(self, start: Expr, count: int, axis: int) -> tuple[Expr, Expr]:
+        """Which of `count` positions from `start`, a dilation apart, lie in the input: first, and behind the last."""
+        k, step, extent = self.k, self.p.dilation[axis], self.p.x.shape[2 + axis]
+        if step == 1:
+            return k.bind(T.max(0, 0 - start)), k.bind(T.min(count, extent - start))
+        first = k.bind(T.min(count, T.max(0, (step - 1 - start) // step)))
+        return first, k.bind(T.max(first, T.min(count, (extent + step - 1 - start) // step)))
+
+    def _choose(self, cases: Sequence[tuple[Expr, range]], body: Callable[[range], None]) -> None:
+        """Emits `body` for the first case whose condition holds; the last one is what is left."""
+        (condition, inside), *others = cases
+        self.k.when(condition if others else True, partial(body, inside), partial(self._choose, others, body))
 
     def convolve(self, block: Expr) -> None:
         """Products and output transform of one block of output channels."""
@@ -142,16 +182,16 @@ class _Band:
 
     def _convolve_vectors(self, first: Expr, vectors: int) -> None:
         k, p, lanes = self.k, self.p, self.p.lanes
-        products = k.scratch(p.tile**2 * p.m_stride)
+        products = k.scratch(p.points * p.m_stride)
         size = p.channels * vectors * lanes
-        with k.loop(p.tile**2) as point:
-            u = k.bind(first * (p.tile**2 * p.channels * lanes) + point * size)
+        with k.loop(p.points) as point:
+            u = k.bind(first * (p.points * p.channels * lanes) + point * size)
             self._multiply(products, k.bind(point * p.v_stride), u, k.bind(point * p.m_stride), vectors)
         with k.loop(p.rows) as i:
-            image, tile_row = self._locate(i)
+            place = self._locate(i)
             with k.loop(p.columns) as t, k.loop(vectors) as j:
                 source = k.bind(((i * p.columns + t) * vectors + j) * lanes)
-                self._transform_output(products, source, image, k.bind(first + j), tile_row, k.bind(self.column + t))
+                self._transform_output(products, source, k.bind(first + j), place, k.bind(self.column + t))
 
     def _multiply(self, products: Any, v: Expr, u: Expr, m: Expr, vectors: int) -> None:
         """``M[tile, k] = sum_c V[c, tile] * U[c, k]`` from the offsets v, u, m; prefetches the U that follows."""
@@ -198,51 +238,59 @@ class _Band:
                 for j, weight in enumerate(weights):
                     k.store(row, j * lanes, k.load(row, j * lanes, lanes) + value * weight, lanes)
 
-    def _transform_output(
-        self, products: Any, source: Expr, image: Expr, vector: Expr, tile_row: Expr, tile_column: Expr
-    ) -> None:
+    def _transform_output(self, products: Any, source: Expr, vector: Expr, place: _Place, tile_column: Expr) -> None:
         """Transforms columns, then rows, of one tile of one vector of output channels, and finishes the outputs."""
-        k, p, lanes, at = self.k, self.p, self.p.lanes, self.matrices.at
-        half = [k.scratch(p.tile * lanes) for _ in range(p.m)]
-        for j in range(p.tile):
-            points = [source + (r * p.tile + j) * p.m_stride for r in range(p.tile)]
+        k, p, lanes = self.k, self.p, self.p.lanes
+        half = [k.scratch(p.tile[1] * lanes) for _ in range(p.m[0])]
+        for j in range(p.tile[1]):
+            points = [source + (r * p.tile[1] + j) * p.m_stride for r in range(p.tile[0])]
             column = [k.bind(k.load(products, offset, lanes)) for offset in points]
-            for r, value in enumerate(apply_matrix(k, at, column, lanes)):
+            for r, value in enumerate(apply_matrix(k, self.down.at, column, lanes)):
                 k.store(half[r], j * lanes, value, lanes)
         bias = self._load("bias", vector * lanes)
         slope = self._load("slope", vector * lanes) if self.epilogue.is_prelu else None
-        target = k.bind(p.y.offset(image, vector, tile_row * p.m, tile_column * p.m))
+        (dy, dx), (_, _, height, width) = p.dilation, p.y.shape
+        top = place.row * (p.m[0] * dy) + place.phase[0]
+        left = tile_column * (p.m[1] * dx) + place.phase[1]
+        target = k.bind(p.y.offset(place.image, vector, top, left))
 
         def finish(r: int) -> None:
-            row = [k.bind(k.load(half[r], j * lanes, lanes)) for j in range(p.tile)]
-            values = apply_matrix(k, at, row, lanes)
+            row = [k.bind(k.load(half[r], j * lanes, lanes)) for j in range(p.tile[1])]
+            values = apply_matrix(k, self.along.at, row, lanes)
 
             def store(columns: range) -> None:
                 for j in columns:
-                    offset = target + r * p.y.row + j * lanes
+                    offset = target + r * (p.y.row * dy) + j * (lanes * dx)
                     residual = partial(self._load, "residual", offset)
                     result = self.epilogue.finish(values[j] + bias, lanes, residual, lambda: slope)
                     k.store(self.buffers["y"], offset, result, lanes)
 
-            always = p.y.shape[3] - (p.grid_columns - 1) * p.m
-            store(range(always))
-            if always < p.m and p.grid_columns > 1:
-                k.when(tile_column < p.grid_columns - 1, partial(store, range(always, p.m)))
+            always = max(0, width // dx - (p.grid_columns - 1) * p.m[1])
+            store(range(min(always, p.m[1])))
+            if dx > 1:
+                for j in range(always, p.m[1]):
+                    k.when(left + j * dx < width, partial(store, range(j, j + 1)))
+            elif always < p.m[1] and p.grid_columns > 1:
+                k.when(tile_column < p.grid_columns - 1, partial(store, range(always, p.m[1])))
 
         last = p.grid_rows - 1
-        for r in range(p.m):
+        for r in range(p.m[0]):
             # outputs of the last tile row that lie below the map are left out
-            below = last * p.m + r >= p.y.shape[2]
-            k.when(True if not below else last > 0 and tile_row < last, partial(finish, r))
+            below = last * p.m[0] + r >= height // dy
+            inside = top + r * dy < height if dy > 1 else last > 0 and place.row < last
+            k.when(True if not below else inside, partial(finish, r))
 
 
 def _rows_inside(p: Plan) -> list[tuple[int, range]]:
-    """Which rows of a tile lie inside the input: pairs (tile row before which that holds, rows)."""
+    """Which rows of a tile lie inside the input: pairs (tile row of a phase before which that holds, rows)."""
     cases: list[tuple[int, range]] = []
-    for tile_row in range(p.grid_rows):
-        y = tile_row * p.m - p.top
-        inside = range(max(0, -y), min(p.tile, p.x.shape[2] - y))
-        if cases and cases[-1][1] == inside:
-            cases.pop()
-        cases.append((tile_row + 1, inside))
+    step = p.dilation[0]
+    for phase in range(step):
+        for tile_row in range(p.grid_rows):
+            top = tile_row * p.m[0] * step + phase - p.padding[0]
+            inside = [r for r in range(p.tile[0]) if 0 <= top + r * step < p.x.shape[2]]
+            rows = range(inside[0], inside[-1] + 1) if inside else range(0)
+            if cases and cases[-1][1] == rows:
+                cases.pop()
+            cases.append((tile_row + 1, rows))
     return cases

@@ -10,15 +10,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
-from math import prod
+from math import prod, sqrt
 
 Matrix = tuple[tuple[Fraction, ...], ...]
 """A matrix as rows of fractions."""
 
-POINTS = tuple(Fraction(p) for p in ("0", "1", "-1", "2", "-2", "1/2", "-1/2", "3/4", "-3/4"))
+POINTS = tuple(Fraction(p) for p in ("0", "1", "-1", "2", "-2", "1/2", "-1/2", "3/4"))
 """Finite interpolation points in order of use; infinity is always added. Opposite points share half of their work."""
 
-LARGEST_TILE = len(POINTS) + 1
+MOST_POINTS = tuple(Fraction(p) for p in ("0", "1/2", "-1/2", "3/4", "-3/4", "5/4", "-5/4", "5/2", "-5/2"))
+"""The points of the largest tile: of dyadic ones those with the least `amplification`."""
+
+LARGEST_TILE = len(MOST_POINTS) + 1
 """The largest m + r - 1 for which there are points."""
 
 
@@ -59,7 +62,7 @@ def winograd_matrices(m: int, r: int) -> WinogradMatrices:
     tile = m + r - 1
     if m < 1 or r < 1 or tile > LARGEST_TILE:
         raise ValueError(f"F({m}, {r}) needs m, r >= 1 and m + r - 1 <= {LARGEST_TILE}")
-    points = POINTS[: tile - 1]
+    points = MOST_POINTS if tile == LARGEST_TILE else POINTS[: tile - 1]
     at_columns, g, bt = [], [], []
     for i, p in enumerate(points):
         others = points[:i] + points[i + 1 :]
@@ -72,3 +75,17 @@ def winograd_matrices(m: int, r: int) -> WinogradMatrices:
     g.append(tuple(Fraction(power == r - 1) for power in range(r)))
     bt.append(tuple(_product_of_roots(points)))
     return WinogradMatrices(tuple(zip(*at_columns, strict=True)), tuple(g), tuple(bt))
+
+
+@lru_cache
+def amplification(m: int, r: int) -> float:
+    """How much larger than in direct summation F(m, r) makes rounding errors, for independent data and weights.
+
+    Every product is rounded relative to its size, and enters the outputs with the factors of A^T. That of two
+    dimensions is the product of both.
+    """
+    matrices = winograd_matrices(m, r)
+    squares = [[float(sum(e * e for e in row)) for row in matrix] for matrix in (matrices.g, matrices.bt)]
+    products = [a * b for a, b in zip(*squares, strict=True)]
+    variances = (sum(float(a * a) * v for a, v in zip(row, products, strict=True)) for row in matrices.at)
+    return sqrt(max(variances) / r)

@@ -4,21 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from math import prod
 from typing import Any
 
 from softneuro_tvm.device import Device
+from softneuro_tvm.errors import RoutineError
+from softneuro_tvm.formats import Format
 from softneuro_tvm.graph import Workload
 from softneuro_tvm.routine import Parameter, Variant
 
 from .._blocked import Blocked
 from .._tir import ceil_div, round_up
 from ._tiles import Split, split_evenly
+from ._winograd_matrices import LARGEST_TILE, amplification
 
-TAPS = 3
-"""Rows and columns of the kernel."""
+TILES = (4, 6, 8, 10)
+"""The m + r - 1 that are offered: even ones have no point without an opposite."""
 
-TILE_OUTPUTS = (2, 4, 6)
-"""The m that are offered: beyond 6 the rounding error grows faster than the gain."""
+ERROR = 6.5e-7
+"""Error bound with up to 64 input channels for each unit of amplification: two to three times what was found."""
+
+LARGEST_ERROR = 1.3e-4
+"""Tiles with a larger bound are not offered: beyond it the rounding error grows faster than the gain."""
 
 UNROLL = 4
 """Input channels in one body of the products' innermost loop."""
@@ -35,34 +42,68 @@ MEMORY_BYTES_PER_CYCLE = 6
 PROMISING = 1.5
 """A tile size is left out if its estimate is this much slower than the best one's."""
 
+PROMISING_LINE = 1.3
+"""The same for kernels of one row or column, whose estimates are closer."""
+
+MOST_PLANS = 4
+"""Plans for one number of threads."""
+
+GRAINS = ("bands", "channels")
+"""What threads may share."""
+
+Pair = tuple[int, int]
+"""A size of rows and one of columns."""
+
 
 def spread(elements: int) -> int:
     """Rounds a stride up to an odd number of cache lines, so that parallel streams fall into different cache sets."""
     return (ceil_div(elements, CACHE_LINE) | 1) * CACHE_LINE
 
 
+def kernel_extents(workload: Workload) -> Pair:
+    """Rows and columns of the weights."""
+    r, s = workload.weight_types["weight"].shape[2:]
+    return r, s
+
+
+def as_parameter(m: Pair) -> Parameter:
+    """Outputs of a tile as users read them: ``4`` for 4 x 4, ``1x4`` for one row of four."""
+    return m[0] if m[0] == m[1] else f"{m[0]}x{m[1]}"
+
+
+def _parse(m: Parameter) -> Pair:
+    """The inverse of `as_parameter`."""
+    rows, by, columns = str(m).partition("x")
+    return int(rows), int(columns if by else rows)
+
+
 @dataclass(frozen=True)
 class Plan:
-    """Sizes of one kernel. Each image of the batch has one row of tiles for each m rows of output.
+    """Sizes of one kernel; pairs are (rows, columns).
+
+    A dilated convolution is one without dilation on each of the grids (phases) of every d-th row and column. Each phase
+    of each image has a row of tiles for m[0] of its output rows.
 
     Args:
-        m: Output rows and columns of a tile.
+        m: Outputs of a tile.
+        taps: Extents of the kernel.
         x: Input feature map.
         y: Output feature map.
-        top: Rows of zeros above the input.
-        left: Columns of zeros left of it.
-        rows: Tile rows of a band; bands may run from one image into the next.
+        padding: Zeros above and left of the input.
+        dilation: Distance of the taps; 1 where there is one tap.
+        rows: Tile rows of a band; bands may run from one image, or phase, into the next.
         columns: Tile columns of a band.
         vectors: Largest number of vectors in a block of output channels.
         grain: What threads share: ``bands``, or ``channels`` (blocks of input, then of output channels) of each band.
         threads: Threads that share the work.
     """
 
-    m: int
+    m: Pair
+    taps: Pair
     x: Blocked
     y: Blocked
-    top: int
-    left: int
+    padding: Pair
+    dilation: Pair
     rows: int
     columns: int
     vectors: int
@@ -71,25 +112,61 @@ class Plan:
 
     @staticmethod
     def of(workload: Workload, variant: Variant) -> Plan:
-        """The plan of a variant."""
-        return Plan._of(workload, variant.inputs[0].layout, **dict(variant.params))
+        """The plan of a variant.
+
+        Raises:
+            RoutineError: Its layouts or parameters do not fit the workload.
+        """
+        given, ports = dict(variant.params), sorted({*variant.inputs, *variant.outputs})
+        try:
+            plan = Plan._of(workload, ports[0].layout, **given | {"m": _parse(given["m"])})
+            fault = plan._fault()
+        except (KeyError, TypeError, ValueError):
+            fault = "it needs m (4, or 1x4 for rows x columns), rows, columns, vectors, grain and threads"
+        if ports not in ([Format("NCHW4c")], [Format("NCHW8c")], [Format("NCHW16c")]):
+            fault = "all its feature maps are float32 in NCHW4c, NCHW8c or NCHW16c"
+        if fault:
+            raise RoutineError(
+                f"conv2d/winograd cannot compute {workload} with {variant.params_text} "
+                f"in {', '.join(map(str, ports))}: {fault}. Use parameters that `Winograd.variants` yields, "
+                "or tune the layer anew."
+            )
+        return plan
+
+    def _fault(self) -> str | None:
+        """What is wrong with parameters that do not come from `promising_plans`."""
+        if any(m < 1 or tile > LARGEST_TILE for m, tile in zip(self.m, self.tile, strict=True)):
+            return f"m must be at least 1, and m + kernel - 1 at most {LARGEST_TILE}, for rows and for columns"
+        limits = {"rows": self.all_rows, "columns": self.grid_columns, "vectors": self.y.blocks, "threads": 1 << 10}
+        for name, limit in limits.items():
+            value = getattr(self, name)
+            if type(value) is not int or not 1 <= value <= limit:
+                return f"{name} must be a whole number from 1 to {limit}"
+        return None if self.grain in GRAINS else f"grain must be one of {', '.join(GRAINS)}"
 
     @staticmethod
     def _of(workload: Workload, layout: str, **params: Any) -> Plan:
         top, left, _, _ = workload.attributes.padding
         x, y = Blocked(workload.inputs[0].shape, layout), Blocked(workload.outputs[0].shape, layout)
-        return Plan(x=x, y=y, top=top, left=left, **params)
+        taps, (dy, dx) = kernel_extents(workload), workload.attributes.dilation
+        dilation = (1 if taps[0] == 1 else dy, 1 if taps[1] == 1 else dx)
+        return Plan(taps=taps, x=x, y=y, padding=(top, left), dilation=dilation, **params)
 
     @property
     def params(self) -> tuple[tuple[str, Parameter], ...]:
         """The variant's parameters."""
-        names = ("m", "rows", "columns", "vectors", "grain", "threads")
-        return tuple((name, getattr(self, name)) for name in names)
+        names = ("rows", "columns", "vectors", "grain", "threads")
+        return (("m", as_parameter(self.m)), *((name, getattr(self, name)) for name in names))
 
     @property
-    def tile(self) -> int:
+    def tile(self) -> Pair:
         """Input rows and columns of a tile."""
-        return self.m + TAPS - 1
+        return self.m[0] + self.taps[0] - 1, self.m[1] + self.taps[1] - 1
+
+    @property
+    def points(self) -> int:
+        """Multiplications of a tile, for each pair of channels."""
+        return prod(self.tile)
 
     @property
     def lanes(self) -> int:
@@ -103,21 +180,21 @@ class Plan:
 
     @property
     def grid_rows(self) -> int:
-        """Tile rows of one image."""
-        return ceil_div(self.y.shape[2], self.m)
+        """Tile rows of one phase of one image."""
+        return ceil_div(ceil_div(self.y.shape[2], self.dilation[0]), self.m[0])
 
     @property
     def all_rows(self) -> int:
         """Tile rows of the batch."""
-        return self.y.shape[0] * self.grid_rows
+        return self.y.shape[0] * prod(self.dilation) * self.grid_rows
 
     @property
     def grid_columns(self) -> int:
-        """Tile columns."""
-        return ceil_div(self.y.shape[3], self.m)
+        """Tile columns of one phase."""
+        return ceil_div(ceil_div(self.y.shape[3], self.dilation[1]), self.m[1])
 
     @property
-    def bands(self) -> tuple[int, int]:
+    def bands(self) -> Pair:
         """Bands in each direction; the last one may overlap the one before."""
         return ceil_div(self.all_rows, self.rows), ceil_div(self.grid_columns, self.columns)
 
@@ -132,9 +209,14 @@ class Plan:
         return split_evenly(self.y.blocks, self.vectors)
 
     @property
+    def width(self) -> int:
+        """Input columns of a band."""
+        return self.columns * self.m[1] + self.taps[1] - 1
+
+    @property
     def row_stride(self) -> int:
         """Elements from one row to the next of a tile row whose columns are transformed."""
-        return spread((self.columns * self.m + TAPS - 1) * self.lanes)
+        return spread(self.width * self.lanes)
 
     @property
     def v_stride(self) -> int:
@@ -149,29 +231,38 @@ class Plan:
     @property
     def weight_elements(self) -> int:
         """Transformed weights (U), padding included."""
-        return self.tile**2 * self.channels * self.y.blocks * self.lanes
+        return self.points * self.channels * self.y.blocks * self.lanes
 
     @property
     def band_bytes(self) -> int:
         """V and M of one band."""
-        return 4 * self.tile**2 * (self.v_stride + self.m_stride)
+        return 4 * self.points * (self.v_stride + self.m_stride)
 
     @property
     def workspace_bytes(self) -> int:
         """V, M and one tile row, for each band or channel block in flight."""
         shared = 1 if self.grain == "channels" else self.threads
-        private = self.tile**2 * self.m_stride + self.tile * self.row_stride
-        return 4 * (shared * self.tile**2 * self.v_stride + self.threads * private)
+        private = self.points * self.m_stride + self.tile[0] * self.row_stride
+        return 4 * (shared * self.points * self.v_stride + self.threads * private)
+
+    @property
+    def error(self) -> float:
+        """Bound of the error with up to 64 input channels."""
+        return ERROR * prod(amplification(m, r) for m, r in zip(self.m, self.taps, strict=True))
+
+    def is_resident(self, device: Device) -> bool:
+        """True if the weights stay in the second-level cache, beside a band."""
+        return 4 * self.weight_elements <= device.l2_bytes * 5 // 8
 
     def cycles(self, device: Device) -> float:
         """Rough time of one thread: products at two vectors a cycle or weights at the caches' rates; transforms."""
         bands = self.bands[0] * self.bands[1]
-        steps = bands * self.tiles * self.tile**2
+        steps = bands * self.tiles * self.points
         products = steps * self.channels * self.y.blocks / 2
         weights = 4 * self.weight_elements
         rate = L3_BYTES_PER_CYCLE if weights <= device.l3_bytes // 8 else MEMORY_BYTES_PER_CYCLE
-        streaming = 0 if weights <= device.l2_bytes // 2 else bands * weights / rate
-        return max(products, streaming) + 2 * steps * (self.x.blocks + self.y.blocks)
+        times = 0 if weights <= device.l2_bytes // 2 else 1 if self.is_resident(device) else bands
+        return max(products, times * weights / rate) + 2 * steps * (self.x.blocks + self.y.blocks)
 
 
 def _even_rows(total: int, limit: int, shares: int) -> int:
@@ -191,6 +282,14 @@ def _banded(plan: Plan, budget: int, device: Device) -> Plan:
     return replace(plan, rows=rows, columns=columns)
 
 
+def _tile_sizes(taps: Pair) -> Iterator[Pair]:
+    """The m for tiles as large in both directions; one output in a direction in which the kernel does not extend."""
+    for tile in TILES:
+        m = tuple(1 if r == 1 else tile - r + 1 for r in taps)
+        if all(count > 1 or r == 1 for count, r in zip(m, taps, strict=True)):
+            yield m[0], m[1]
+
+
 def promising_plans(workload: Workload, layout: str, device: Device, threads: int) -> Iterator[Plan]:
     """Plans worth measuring, best estimate first.
 
@@ -199,18 +298,19 @@ def promising_plans(workload: Workload, layout: str, device: Device, threads: in
     registers the best one comes with wider blocks of output channels, too (4 x 3 register tiles).
     """
     found: dict[Plan, float] = {}
-    for m in TILE_OUTPUTS:
+    for m in _tile_sizes(kernel_extents(workload)):
         base = Plan._of(workload, layout, m=m, rows=1, columns=1, vectors=1, grain="bands", threads=threads)
+        if base.error > LARGEST_ERROR:
+            continue
         # two vectors in a block make 14 x 2 and 6 x 2 register tiles of 32 and 16 registers
         base = replace(base, vectors=min(base.y.blocks, 3 if base.y.blocks % 2 else 2))
-        weights = 4 * base.weight_elements
-        resident = weights <= device.l2_bytes * 5 // 8
-        near = _banded(base, device.l2_bytes - (weights if resident else 0), device)
+        resident = base.is_resident(device)
+        near = _banded(base, device.l2_bytes - (4 * base.weight_elements if resident else 0), device)
         far = _banded(replace(base, grain="channels" if threads > 1 else "bands"), device.l3_bytes // 4, device)
         for plan in (near,) if resident and threads == 1 else (near, far):
             found.setdefault(plan, plan.cycles(device))
-    limit = PROMISING * min(found.values())
-    ordered = sorted((plan for plan in found if found[plan] <= limit), key=lambda plan: found[plan])
+    limit = min(found.values()) * (PROMISING_LINE if 1 in kernel_extents(workload) else PROMISING)
+    ordered = sorted((plan for plan in found if found[plan] <= limit), key=lambda plan: found[plan])[:MOST_PLANS]
     yield from ordered
     wide = replace(ordered[0], vectors=3)
     if device.vector_registers <= 16 and wide.blocks[0][1] == wide.vectors > ordered[0].vectors:

@@ -44,6 +44,8 @@ def apply_matrix(k: Kernel, matrix: Matrix, values: Sequence[Expr | None], lanes
     of opposite points (B^T) are computed as sum and difference of an even and an odd part.
     """
     inputs: list[Expr] = [value for value in values if value is not None]
+    if not inputs:
+        return [k.splat(0.0, lanes) for _ in matrix]
     columns = [[row[j] for row in matrix] for j, value in enumerate(values) if value is not None]
     j = 0
     while j + 1 < len(columns):

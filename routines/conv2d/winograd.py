@@ -1,4 +1,4 @@
-"""Winograd convolution F(m x m, 3 x 3) for 3x3 kernels of stride 1, on channel-blocked feature maps."""
+"""Winograd convolution F(m, r), in one direction or in both, for kernels of stride 1 on channel-blocked maps."""
 
 from __future__ import annotations
 
@@ -16,30 +16,45 @@ from .._blocked import blocked_layouts, pack_channel_vectors, pad_axis, port_for
 from .._threads import thread_counts
 from ._winograd_kernel import write_kernel
 from ._winograd_matrices import winograd_matrices
-from ._winograd_plan import TAPS, Plan, promising_plans
+from ._winograd_plan import Plan, kernel_extents, promising_plans
 
 CYCLES_PER_SECOND = 3e9
 """To decide whether a layer is too small for threads."""
 
-ERROR = {2: 1e-6, 4: 1.5e-5, 6: 3e-5}
-"""Error bound for each m with up to 64 input channels: two to three times what was found against float64."""
+LARGEST_KERNEL = 7
+"""Rows and columns for which there are transforms of two outputs and more."""
 
 BOUNDED = ("tanh", "sigmoid", "hard_sigmoid", "clip")
 """Activations whose outputs do not grow with the sums."""
 
 
-class Winograd(Routine):
-    """Transforms tiles of input, multiplies one matrix for each of their (m + 2)^2 points, transforms back.
+def _fits(workload: Workload) -> bool:
+    """True for kernels for which there are transforms."""
+    return 1 < max(kernel_extents(workload)) <= LARGEST_KERNEL
 
-    Shapes: x NCHW<c>c; weight [block of K][point][C][k], flat; y NCHW<c>c. Any sizes, channels and batch.
+
+def _pads_less_than_kernel(workload: Workload) -> bool:
+    """True if the kernel never lies in the padding as a whole."""
+    reach = [(r - 1) * d for r, d in zip(kernel_extents(workload), workload.attributes.dilation, strict=True)]
+    return all(pad <= extent for pad, extent in zip(workload.attributes.padding, reach * 2, strict=True))
+
+
+class Winograd(Routine):
+    """Transforms tiles of input, multiplies one matrix for each of their points, transforms back.
+
+    A tile is of m outputs in each direction, and of m + r - 1 points where the kernel has r taps; in a direction in
+    which the kernel does not extend, of one. ``m=4`` is a tile of 4 x 4, ``m=1x4`` one for 1x3, 1x5 or 1x7 kernels.
+
+    Shapes: x NCHW<c>c; weight [block of K][point][C][k], flat; y NCHW<c>c. Any sizes, channels, batch and dilation.
 
     Works in bands of `rows` x `columns` tiles, so that the transformed input (V) stays in a cache; for each block of
     `vectors` vectors of output channels come all products (M), in register tiles of tiles x vectors while the next
     weights are prefetched, and then the output transform with bias, residual and activation. Threads share the
     bands, or in each band the blocks of input channels (transform) and then of output channels (products).
 
-    Error: relative to the largest output, for normal data and 64 channels, 1e-6, 1.5e-5, 3e-5 with m = 2, 4, 6 (bounds;
-    a third of that is typical); grows with the square root of the number of channels.
+    Error: relative to the largest output, for normal data and 64 channels, 1e-6, 2e-5, 3e-5 for 3x3 kernels with
+    m = 2, 4, 6 (bounds; a third of that is typical), at most 1.3e-4 for others. It follows from the entries of the
+    transforms (`amplification`), and grows with the square root of the number of channels.
 
     Source: Lavin and Gray, Fast Algorithms for Convolutional Neural Networks (2015).
     """
@@ -47,11 +62,10 @@ class Winograd(Routine):
     kind = "conv2d"
     source = "Lavin and Gray, Fast Algorithms for Convolutional Neural Networks (2015)"
     requirements = (
-        Requirement("a 3x3 kernel", lambda w, d: w.weight_types["weight"].shape[2:] == (TAPS, TAPS)),
+        Requirement("a kernel larger than 1x1 and no larger than 7x7", lambda w, d: _fits(w)),
         Requirement("stride 1", lambda w, d: w.attributes.strides == (1, 1)),
-        Requirement("dilation 1", lambda w, d: w.attributes.dilation == (1, 1)),
         Requirement("one group of channels", lambda w, d: w.attributes.groups == 1),
-        Requirement("padding of at most 2", lambda w, d: max(w.attributes.padding) <= TAPS - 1),
+        Requirement("padding smaller than the kernel", lambda w, d: _pads_less_than_kernel(w)),
     )
 
     def variants(self, workload: Workload, device: Device) -> Iterator[Variant]:
@@ -71,7 +85,7 @@ class Winograd(Routine):
         """
         bounded = workload.attributes.activation.name in BOUNDED
         growth = math.sqrt(max(1.0, workload.inputs[0].shape[1] / 64))
-        return ERROR[variant["m"]] * growth * (8 if bounded else 1)
+        return Plan.of(workload, variant).error * growth * (8 if bounded else 1)
 
     def workspace_bytes(self, workload: Workload, variant: Variant) -> int:
         """V, M, and tile rows whose columns are transformed."""
@@ -80,10 +94,10 @@ class Winograd(Routine):
     def pack(self, workload: Workload, variant: Variant, weights: Mapping[str, np.ndarray]) -> tuple[np.ndarray, ...]:
         """Transforms the weights in float64 and rounds once."""
         p = Plan.of(workload, variant)
-        g = np.array(winograd_matrices(p.m, TAPS).g, dtype=np.float64)
+        down, along = (np.array(winograd_matrices(*mr).g, np.float64) for mr in zip(p.m, p.taps, strict=True))
         w = weights["weight"].astype(np.float64)
-        u = np.einsum("ir,kcrs,js->ijck", g, w, g, optimize=True).astype(np.float32)
-        u = u.reshape(p.tile**2, *u.shape[2:])
+        u = np.einsum("ir,kcrs,js->ijck", down, w, along, optimize=True).astype(np.float32)
+        u = u.reshape(p.points, *u.shape[2:])
         u = pad_axis(pad_axis(u, 1, p.channels), 2, p.lanes)
         parts, first = [], 0
         for count, vectors in p.blocks:

@@ -2,10 +2,11 @@ from __future__ import annotations
 
 from fractions import Fraction
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from softneuro_tvm.routines.conv2d._winograd_matrices import LARGEST_TILE, Matrix, winograd_matrices
+from softneuro_tvm.routines.conv2d._winograd_matrices import LARGEST_TILE, Matrix, amplification, winograd_matrices
 
 SIZES = [(m, r) for m in range(1, LARGEST_TILE + 1) for r in range(1, LARGEST_TILE + 2 - m)]
 
@@ -87,3 +88,19 @@ def test_opposite_points_share_even_and_odd_parts(m: int) -> None:
 def test_sizes_without_points_are_refused(m: int, r: int) -> None:
     with pytest.raises(ValueError, match="m \\+ r - 1"):
         winograd_matrices(m, r)
+
+
+@pytest.mark.parametrize(("m", "r"), [(m, r) for m, r in SIZES if r in (3, 5, 7)])
+def test_amplification_is_that_of_emulated_rounding(m: int, r: int) -> None:
+    """Products with independent relative errors, transformed, against a direct sum of products with such errors."""
+    matrices, trials = winograd_matrices(m, r), 20_000
+    random = np.random.default_rng(m * 10 + r)
+    at, g, bt = (np.array(matrix, np.float64) for matrix in (matrices.at, matrices.g, matrices.bt))
+    data, weights, rounding = (random.standard_normal((trials, size)) for size in (m + r - 1, r, m + r - 1))
+    errors = (rounding * (weights @ g.T) * (data @ bt.T)) @ at.T
+    assert np.sqrt((errors**2).mean(0).max() / r) == pytest.approx(amplification(m, r), rel=0.05)
+
+
+def test_one_output_of_one_tap_is_a_product() -> None:
+    assert winograd(1, 1, [Fraction(3)], [Fraction(5)]) == [Fraction(15)]
+    assert amplification(1, 1) == 1
