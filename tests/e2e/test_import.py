@@ -29,7 +29,7 @@ STRUCTURE = {
     "digits": {"conv2d": 6, "pool2d": 3, "reshape": 1, "dense": 1},
     "densenet121": {"conv2d": 120, "concat": 62, "elementwise": 62, "pool2d": 5, "reshape": 1, "dense": 1},
     "efficientnet_b0": {"conv2d": 81, "pool2d": 17, "elementwise": 16, "reshape": 1, "dense": 1},
-    "unet": {"conv2d": 15, "pool2d": 3, "concat": 3, "relax": 3, "elementwise": 3},
+    "unet": {"conv2d": 15, "conv_transpose2d": 3, "pool2d": 3, "concat": 3},
 }
 
 
@@ -203,6 +203,27 @@ def test_padding_is_folded() -> None:
     # only the maximum needs the zeros as they are
     assert Counter(layer.kind for layer in graph.layers) == {"conv2d": 2, "pool2d": 2, "relax": 1}
     assert_agrees(graph, given, {"x": normal(1, 3, 8, 7)})
+
+
+def test_upsampling() -> None:
+    nodes = [
+        helper.make_node("ConvTranspose", ["x", "w", "b"], ["a"], strides=[2, 2], group=2, output_padding=[1, 0]),
+        helper.make_node("BatchNormalization", ["a", "g", "b", "m", "d"], ["n"]),
+        helper.make_node("LeakyRelu", ["n"], ["r"], alpha=0.1),
+        helper.make_node("Resize", ["r", "", "scales"], ["s"], mode="linear"),
+        helper.make_node("ConvTranspose", ["s", "v"], ["t"], auto_pad="SAME_UPPER", strides=[2, 2]),
+        helper.make_node("Resize", ["t", "", "", "size"], ["y"], coordinate_transformation_mode="asymmetric"),
+        helper.make_node("Resize", ["t", "", "scales"], ["z"], mode="cubic"),
+    ]
+    weights = {"b": normal(6), "g": normal(6), "m": normal(6), "d": np.abs(normal(6)) + 0.1}
+    weights |= {"w": normal(4, 3, 3, 2), "v": normal(6, 5, 4, 4)}
+    weights |= {"scales": np.array([1, 1, 1.5, 2], np.float32), "size": np.array([2, 5, 50, 17])}
+    given = model(nodes, {"x": [2, 4, 6, 4]}, dict.fromkeys("yz", TensorProto.FLOAT), weights)
+    graph = import_model(given)
+    kinds = Counter(layer.kind for layer in graph.layers)
+    assert kinds == {"conv_transpose2d": 2, "resize2d": 2, "relax": 1}
+    assert graph.layers[0].attributes.activation.name == "leaky_relu"
+    assert_agrees(graph, given, {"x": normal(2, 4, 6, 4)})
 
 
 def test_sequences_become_maps() -> None:

@@ -29,12 +29,14 @@ from softneuro_tvm.formats import TensorType, pack, physical_shape, unpack
 from softneuro_tvm.graph import Graph, Layer, Workload
 from softneuro_tvm.layer_kind import LayerKind
 from softneuro_tvm.layers.concat import ConcatAttributes
+from softneuro_tvm.layers.conv_transpose2d import ConvTranspose2dAttributes
 from softneuro_tvm.layers.dense import DenseAttributes
 from softneuro_tvm.layers.elementwise import ElementwiseAttributes
 from softneuro_tvm.layers.gather_channels import GatherChannelsAttributes
 from softneuro_tvm.layers.layer_norm import LayerNormAttributes
 from softneuro_tvm.layers.matmul import MatmulAttributes
 from softneuro_tvm.layers.reduction import ReductionAttributes
+from softneuro_tvm.layers.resize2d import Resize2dAttributes
 from softneuro_tvm.layers.slice import SliceAttributes
 from softneuro_tvm.layers.softmax import SoftmaxAttributes
 from softneuro_tvm.layers.transpose import TransposeAttributes
@@ -146,6 +148,18 @@ def workloads(kind: LayerKind) -> Iterator[Workload]:
                 [TensorType((n, 58, 28, 28)) for _ in range(2)],
             )
             for n in (1, 3)
+        ],
+        "conv_transpose2d": lambda: [
+            kind.workload(
+                ConvTranspose2dAttributes((2, 2), padding),
+                [TensorType((1, 64, 41, 60))],
+                {"weight": TensorType((40, 64, *kernel)), "bias": TensorType((40,))},
+            )
+            for kernel, padding in (((2, 2), (0, 0, 0, 0)), ((3, 4), (1, 1, 0, 1)))
+        ],
+        "resize2d": lambda: [
+            kind.workload(Resize2dAttributes(size, "linear"), [TensorType((1, 20, 60, 70))])
+            for size in ((120, 140), (90, 333))
         ],
         "transpose": lambda: [
             kind.workload(TransposeAttributes((0, 2, 1, 3)), [TensorType((2, 197, 6, 64))]),

@@ -12,6 +12,7 @@ from softneuro_tvm.device import Device
 from softneuro_tvm.formats import TensorType
 from softneuro_tvm.graph import Workload
 from softneuro_tvm.layers.conv2d import Conv2d, Conv2dAttributes
+from softneuro_tvm.layers.conv_transpose2d import ConvTranspose2d, ConvTranspose2dAttributes
 from softneuro_tvm.registry import routine
 
 DEVICES = {
@@ -35,6 +36,13 @@ def convolution(kernel: int, size: int) -> Workload:
     return Conv2d().workload(attributes, [TensorType((1, 64, size, size))], weights)
 
 
+def transposed(kernel: int, size: int) -> Workload:
+    padding = (kernel // 2 - 1,) * 4
+    attributes = ConvTranspose2dAttributes((2, 2), padding, activation=Activation("relu"))
+    weights = {"weight": TensorType((64, 64, kernel, kernel)), "bias": TensorType((64,))}
+    return ConvTranspose2d().workload(attributes, [TensorType((1, 64, size, size))], weights)
+
+
 def assembly(name: str, workload: Workload, device: Device) -> str:
     chosen = routine(name)
     variant = next(iter(chosen.variants(workload, device)))
@@ -56,11 +64,19 @@ def inner_loops(text: str) -> list[str]:
 
 @pytest.mark.parametrize("mcpu", DEVICES)
 @pytest.mark.parametrize(
-    ("name", "kernel", "size"), [("conv2d/direct", 3, 28), ("conv2d/pointwise", 1, 28), ("conv2d/im2col", 3, 32)]
+    ("name", "workload"),
+    [
+        ("conv2d/direct", convolution(3, 28)),
+        ("conv2d/pointwise", convolution(1, 28)),
+        ("conv2d/im2col", convolution(3, 32)),
+        ("conv_transpose2d/phases", transposed(2, 26)),
+        ("conv_transpose2d/phases", transposed(4, 26)),
+    ],
+    ids=str,
 )
-def test_accumulators_stay_in_registers(name: str, kernel: int, size: int, mcpu: str) -> None:
+def test_accumulators_stay_in_registers(name: str, workload: Workload, mcpu: str) -> None:
     """Sizes are such that the map divides into full tiles."""
-    text = assembly(name, convolution(kernel, size), DEVICES[mcpu])
+    text = assembly(name, workload, DEVICES[mcpu])
     loops = inner_loops(text)
     # the loop body repeats every multiply-add of a tile for four input channels
     assert max(body.count("vfmadd") for body in loops) >= 4 * ACCUMULATORS[mcpu]

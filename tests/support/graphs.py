@@ -10,6 +10,7 @@ from softneuro_tvm.formats import TensorType
 from softneuro_tvm.graph import Graph, Layer
 from softneuro_tvm.layers.concat import ConcatAttributes
 from softneuro_tvm.layers.conv2d import Conv2dAttributes
+from softneuro_tvm.layers.conv_transpose2d import ConvTranspose2dAttributes
 from softneuro_tvm.layers.dense import DenseAttributes
 from softneuro_tvm.layers.elementwise import ElementwiseAttributes
 from softneuro_tvm.layers.reduction import ReductionAttributes
@@ -33,6 +34,7 @@ class Builder:
         kind = {
             ConcatAttributes: "concat",
             Conv2dAttributes: "conv2d",
+            ConvTranspose2dAttributes: "conv_transpose2d",
             DenseAttributes: "dense",
             ElementwiseAttributes: "elementwise",
             ReductionAttributes: "reduction",

@@ -17,6 +17,7 @@ from softneuro_tvm.importer.passes.pooling import pool_means
 from softneuro_tvm.importer.passes.views import simplify_views
 from softneuro_tvm.layers.concat import ConcatAttributes
 from softneuro_tvm.layers.conv2d import Conv2dAttributes
+from softneuro_tvm.layers.conv_transpose2d import ConvTranspose2dAttributes
 from softneuro_tvm.layers.dense import DenseAttributes
 from softneuro_tvm.layers.reduction import ReductionAttributes
 from softneuro_tvm.layers.reshape import ReshapeAttributes
@@ -119,6 +120,18 @@ def test_what_must_stay() -> None:
     graph = b.graph("returned", "h", "j")
     fused = fuse_epilogues(graph)
     assert [layer.name for layer in fused.layers if layer.kind == "elementwise"] == [*"acdefghij"]
+    assert_same(graph, fused)
+
+
+def test_transposed_convolutions_take_everything() -> None:
+    b = Builder(x=(2, 4, 5, 3), z=(2, 6, 10, 6))
+    attributes = ConvTranspose2dAttributes((2, 2), groups=2)
+    b.add("up", attributes, "x", weight=b.normal(6, 2, 2, 2), bias=b.normal(6))
+    steps = [("mul", ("x0", "w0")), ("add", ("t0", "w1")), ("add", ("t1", "x1")), ("relu", ("t2",))]
+    b.each("skip", steps, "up", "z", w0=b.normal(1, 6, 1, 1), w1=b.normal(1, 6, 1, 1))
+    graph = b.graph("skip")
+    fused = fuse_epilogues(graph)
+    assert kinds(fused) == ["conv_transpose2d"] and fused.layers[0].inputs == ("x", "z")
     assert_same(graph, fused)
 
 

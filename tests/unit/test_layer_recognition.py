@@ -8,12 +8,14 @@ import pytest
 
 from softneuro_tvm.formats import TensorType
 from softneuro_tvm.layer_kind import Operand
+from softneuro_tvm.layers.conv_transpose2d import ConvTranspose2dAttributes
 from softneuro_tvm.layers.dense import DenseAttributes
 from softneuro_tvm.layers.layer_norm import LayerNormAttributes
 from softneuro_tvm.layers.matmul import MatmulAttributes
 from softneuro_tvm.layers.pool2d import Pool2dAttributes
 from softneuro_tvm.layers.reduction import ReductionAttributes
 from softneuro_tvm.layers.reshape import ReshapeAttributes
+from softneuro_tvm.layers.resize2d import Resize2dAttributes
 from softneuro_tvm.layers.slice import SliceAttributes
 from softneuro_tvm.layers.softmax import SoftmaxAttributes
 from softneuro_tvm.layers.transpose import TransposeAttributes
@@ -48,6 +50,33 @@ def pooling(**changes: Any) -> SimpleNamespace:
     return SimpleNamespace(**values | changes)
 
 
+def transposed(**changes: Any) -> SimpleNamespace:
+    values = {
+        "strides": (2, 2),
+        "padding": (1, 0, 1, 1),
+        "output_padding": (1, 0),
+        "dilation": (1, 1),
+        "groups": 1,
+        "data_layout": "NCHW",
+        "kernel_layout": "IOHW",
+        "out_layout": "NCHW",
+        "out_dtype": "",
+    }
+    return SimpleNamespace(**values | changes)
+
+
+def resizing(rounding: str, **changes: Any) -> SimpleNamespace:
+    values = {
+        "method": "nearest_neighbor",
+        "coordinate_transformation_mode": "half_pixel",
+        "rounding_method": rounding,
+        "layout": "NCHW",
+        "out_dtype": "",
+    }
+    return SimpleNamespace(**values | changes)
+
+
+RESIZE = "relax.image.resize2d"
 STATISTIC = SimpleNamespace(axis=(-1, -2), keepdims=True)
 MATMUL = SimpleNamespace(out_dtype=None)
 
@@ -103,6 +132,24 @@ MATMUL = SimpleNamespace(out_dtype=None)
             *("transpose", "relax.permute_dims", SimpleNamespace(axes=None)),
             *([tensor(2, 3, 4)], TransposeAttributes((2, 1, 0))),
         ),
+        (
+            *("conv_transpose2d", "relax.nn.conv2d_transpose", transposed()),
+            *([tensor(1, 3, 8, 8), constant(np.ones((3, 4, 3, 3)))],),
+            ConvTranspose2dAttributes((2, 2), (1, 0, 1, 1), (1, 0)),
+        ),
+        *[
+            ("resize2d", RESIZE, attrs, [tensor(1, 3, 8, 8), integers(16, size)], wanted)
+            for attrs, size, wanted in [
+                (resizing("floor"), 16, Resize2dAttributes((16, 16))),
+                (
+                    resizing("", coordinate_transformation_mode="asymmetric"),
+                    *(20, Resize2dAttributes((16, 20), coordinates="asymmetric")),
+                ),
+                # without ties all ways of rounding are the same
+                (resizing("round"), 16, Resize2dAttributes((16, 16), rounding="round_prefer_floor")),
+                (resizing("round", method="linear"), 9, Resize2dAttributes((16, 9), "linear")),
+            ]
+        ],
         ("softmax", "relax.nn.softmax", SimpleNamespace(axis=-1), [tensor(2, 3, 4)], SoftmaxAttributes(2)),
         (
             *("slice", "relax.strided_slice", None),
@@ -129,6 +176,24 @@ def test_recognised_attributes(kind: str, operator: str, attrs: Any, operands: l
         ("pool2d", "relax.nn.max_pool2d", pooling(layout="NHWC"), [tensor(1, 8, 8, 3)]),
         ("pool2d", "relax.nn.max_pool2d", pooling(pool_size=(1, 1), ceil_mode=True), [tensor(1, 3, 8, 8)]),
         ("pool2d", "relax.nn.adaptive_avg_pool2d", pooling(output_size=(3, 3)), [tensor(1, 3, 8, 8)]),
+        *[
+            ("conv_transpose2d", "relax.nn.conv2d_transpose", transposed(**changes), operands)
+            for changes, operands in [
+                ({}, [tensor(1, 3, 8, 8), tensor(3, 4, 3, 3)]),
+                ({"kernel_layout": "OIHW"}, [tensor(1, 3, 8, 8), constant(np.ones((3, 4, 3, 3)))]),
+                ({"padding": (9, 9, 9, 9)}, [tensor(1, 3, 8, 8), constant(np.ones((3, 4, 3, 3)))]),
+            ]
+        ],
+        *[
+            ("resize2d", RESIZE, attrs, [tensor(1, 3, 8, 8), integers(16, 16)])
+            for attrs in [
+                resizing("floor", method="cubic"),
+                resizing("floor", coordinate_transformation_mode="tf_crop_and_resize"),
+                resizing("floor", layout="NHWC"),
+                # TVM takes the even one of two neighbours
+                resizing("round", coordinate_transformation_mode="asymmetric"),
+            ]
+        ],
         ("reduction", "relax.mean", STATISTIC, [tensor(1, 3, 8, 6)]),
         ("reduction", "relax.sum", STATISTIC, [tensor(4, 6, dtype="int64")]),
         ("reshape", "relax.reshape", None, [tensor(2, 6), tensor(2, dtype="int64")]),
@@ -150,6 +215,16 @@ def test_dense_transposes_the_weight() -> None:
     assert found is not None
     np.testing.assert_array_equal(found.weights["weight"], weight.T)
     np.testing.assert_array_equal(found.weights["bias"], np.zeros(4))
+
+
+def test_transposed_convolutions_put_output_channels_first() -> None:
+    weight = np.arange(4 * 3 * 2, dtype="float32").reshape(4, 3, 2, 1)
+    attrs = transposed(groups=2, padding=(0, 0, 0, 0), output_padding=(0, 0))
+    operands = [tensor(1, 4, 5, 5), constant(weight)]
+    found = layer_kind("conv_transpose2d").from_relax("relax.nn.conv2d_transpose", attrs, operands)
+    assert found is not None and found.weights["weight"].shape == (6, 2, 2, 1)
+    np.testing.assert_array_equal(found.weights["weight"][4], weight[2:, 1])  # second group, its second output
+    np.testing.assert_array_equal(found.weights["bias"], np.zeros(6))
 
 
 def test_concat_takes_every_operand() -> None:

@@ -18,6 +18,7 @@ from softneuro_tvm.layers.conv2d import Conv2dAttributes
 from softneuro_tvm.layers.elementwise import ElementwiseAttributes, evaluate, merge, unify_inputs
 from softneuro_tvm.layers.matmul import MatmulAttributes
 from softneuro_tvm.layers.relax import weight_names
+from softneuro_tvm.layers.resize2d import Resize2dAttributes
 from softneuro_tvm.registry import layer_kind, layer_kinds
 
 WITH_REFERENCE = [name for name, kind in layer_kinds().items() if kind.has_reference]
@@ -53,7 +54,10 @@ def test_reference_has_the_output_types(name: str) -> None:
             assert np.isfinite(y).all()
 
 
-@pytest.mark.parametrize("name", ["conv2d", "dense", "pool2d", "elementwise", "softmax", "layer_norm", "concat"])
+@pytest.mark.parametrize(
+    "name",
+    ["conv2d", "conv_transpose2d", "resize2d", "dense", "pool2d", "elementwise", "softmax", "layer_norm", "concat"],
+)
 def test_examples_cover_batches_and_uneven_channels(name: str) -> None:
     shapes = [w.outputs[0].shape for w in layer_kind(name).examples()]
     assert any(shape[0] > 1 for shape in shapes) and any(shape[-1] % 4 for shape in shapes)
@@ -101,6 +105,46 @@ def test_conv2d_agrees(workload: Workload) -> None:
     y = y + inputs[1] if a.residual else y
     slope = weights["slope"].reshape(-1, 1, 1) if "slope" in weights else None
     assert_close(a.activation.reference(y, slope), expected(workload, inputs, weights))
+
+
+@pytest.mark.parametrize("workload", examples("conv_transpose2d"))
+def test_conv_transpose2d_agrees(workload: Workload) -> None:
+    inputs, weights = layer_kind("conv_transpose2d").sample(workload)
+    a = workload.attributes
+    k, c_group, *kernel = weights["weight"].shape
+    grouped = weights["weight"].reshape(a.groups, k // a.groups, c_group, *kernel)
+    iohw = np.ascontiguousarray(grouped.swapaxes(1, 2).reshape(-1, k // a.groups, *kernel))
+    y = run_onnx(
+        *("ConvTranspose", inputs[:1], [iohw, weights["bias"]]),
+        **{"strides": a.strides, "pads": a.padding, "dilations": a.dilation, "group": a.groups},
+        output_padding=a.output_padding,
+    ).astype("float64")
+    y = y + inputs[1] if a.residual else y
+    slope = weights["slope"].reshape(-1, 1, 1) if "slope" in weights else None
+    assert_close(a.activation.reference(y, slope), expected(workload, inputs, weights))
+
+
+@pytest.mark.parametrize("workload", examples("resize2d"))
+def test_resize2d_agrees(workload: Workload) -> None:
+    inputs, weights = layer_kind("resize2d").sample(workload)
+    a, shape = workload.attributes, workload.outputs[0].shape
+    modes = {"mode": a.method, "coordinate_transformation_mode": a.coordinates}
+    if a.method == "nearest":
+        modes["nearest_mode"] = a.rounding
+    opset = 11 if a.coordinates == "tf_half_pixel_for_nn" else 18  # removed in 13
+    nothing = np.zeros(0, "float32")
+    constants = [nothing, nothing, np.array(shape, "int64")]
+    assert_close(run_onnx("Resize", inputs, constants, opset, **modes), expected(workload, inputs, weights))
+
+
+def test_resize2d_places_are_exact() -> None:
+    """Thirds in float32 would take a neighbour here and there."""
+    taps = Resize2dAttributes((3, 3 * 333), coordinates="asymmetric").taps(1, 333)
+    np.testing.assert_array_equal(taps.low, np.repeat(np.arange(333), 3))
+    linear = Resize2dAttributes((1, 5), "linear", "align_corners")
+    taps = linear.taps(1, 3)
+    assert taps.low.tolist() == [0, 0, 1, 1, 2] and taps.high.tolist() == [1, 1, 2, 2, 2]
+    assert taps.fraction.tolist() == [0, 0.5, 0, 0.5, 0] and linear.taps(0, 7).low.tolist() == [0]
 
 
 @pytest.mark.parametrize("workload", [p for p in examples("dense") if p.values[0].inputs[0].rank == 2])

@@ -13,7 +13,7 @@ from softneuro_tvm.importer.expressions import rebuilt, uses, without
 from softneuro_tvm.importer.rewriter import Rewriter
 from softneuro_tvm.layers.elementwise import Argument
 
-_CHANNEL_AXIS = {"conv2d": 1, "dense": -1}
+_CHANNEL_AXIS = {"conv2d": 1, "conv_transpose2d": 1, "dense": -1}
 
 
 def fuse_epilogues(graph: Graph) -> Graph:

@@ -1,0 +1,1 @@
+"""Routines for resizing feature maps."""
