@@ -12,6 +12,7 @@ from softneuro_tvm.activations import IDENTITY, Activation
 from softneuro_tvm.formats import TensorType
 from softneuro_tvm.graph import Workload
 from softneuro_tvm.layer_kind import LayerKind, Operand, Recognised
+from softneuro_tvm.layers._sparsity import SparseAttributes, thin_out
 from softneuro_tvm.layers._te import activate
 
 
@@ -34,6 +35,11 @@ class Conv2dAttributes:
     groups: int = 1
     activation: Activation = IDENTITY
     residual: bool = False
+
+
+@dataclass(frozen=True)
+class SparseConv2dAttributes(Conv2dAttributes, SparseAttributes):
+    """Attributes of a convolution of whose weights most are zero."""
 
 
 class Conv2d(LayerKind):
@@ -134,6 +140,13 @@ class Conv2d(LayerKind):
         _, c_group, r, s = workload.weight_types["weight"].shape
         return 2 * int(np.prod(workload.outputs[0].shape)) * c_group * r * s
 
+    def sample(self, workload: Workload, seed: int = 0) -> tuple[list[np.ndarray], dict[str, np.ndarray]]:
+        """Random inputs and weights; the weight of a sparse layer is as dense as its attributes say."""
+        inputs, weights = super().sample(workload, seed)
+        if isinstance(workload.attributes, SparseAttributes):
+            weights["weight"] = thin_out(weights["weight"], workload.attributes.density, seed)
+        return inputs, weights
+
     def examples(self) -> Iterable[Workload]:
         """Odd sizes, uneven channels, strides, dilation, groups, batches, asymmetric padding, every epilogue."""
         relu, clip = Activation("relu"), Activation("clip", 0.0, 6.0)
@@ -147,6 +160,9 @@ class Conv2d(LayerKind):
             ((1, 64, 13, 13), 96, (1, 1), Conv2dAttributes(activation=Activation("hard_swish"))),
             ((1, 24, 7, 7), 40, (1, 1), Conv2dAttributes(residual=True)),
             ((2, 48, 8, 8), 32, (1, 1), Conv2dAttributes((2, 2))),
+            ((1, 256, 7, 11), 256, (1, 1), Conv2dAttributes(activation=relu)),
+            ((2, 40, 7, 6), 36, (1, 1), SparseConv2dAttributes(0.1, activation=Activation("prelu"), residual=True)),
+            ((1, 64, 13, 13), 48, (1, 1), SparseConv2dAttributes(0.3, activation=clip)),
             ((1, 96, 1, 1), 24, (1, 1), Conv2dAttributes(activation=Activation("hard_sigmoid", 1 / 6, 0.5))),
             ((1, 32, 15, 15), 32, (3, 3), Conv2dAttributes((2, 2), same, groups=32, activation=clip)),
             ((1, 40, 14, 14), 40, (5, 5), Conv2dAttributes(padding=(2, 2, 2, 2), groups=40)),
@@ -157,6 +173,9 @@ class Conv2d(LayerKind):
             ((1, 16, 10, 12), 32, (1, 7), Conv2dAttributes(padding=(0, 3, 0, 3), activation=relu)),
             ((1, 16, 12, 10), 32, (7, 1), Conv2dAttributes(padding=(3, 0, 3, 0))),
             ((1, 16, 11, 11), 16, (5, 5), Conv2dAttributes(padding=(2, 2, 2, 2))),
+            ((1, 20, 9, 8), 24, (3, 1), Conv2dAttributes(padding=(1, 0, 1, 0), residual=True)),
+            ((1, 16, 10, 9), 16, (7, 7), Conv2dAttributes(padding=(3, 3, 3, 3), activation=relu)),
+            ((1, 16, 9, 11), 24, (3, 5), Conv2dAttributes(padding=(2, 6, 2, 6), dilation=(2, 3))),
             ((1, 16, 8, 8), 32, (3, 3), Conv2dAttributes(padding=(0, 1, 2, 1), activation=Activation("prelu"))),
             ((1, 5, 6, 6), 7, (2, 2), Conv2dAttributes(activation=Activation("leaky_relu", 0.1))),
             ((1, 16, 6, 6), 16, (3, 3), Conv2dAttributes(padding=same, activation=Activation("sigmoid"))),

@@ -12,6 +12,7 @@ from softneuro_tvm.activations import IDENTITY, Activation
 from softneuro_tvm.formats import TensorType
 from softneuro_tvm.graph import Workload
 from softneuro_tvm.layer_kind import LayerKind, Operand, Recognised
+from softneuro_tvm.layers._sparsity import SparseAttributes, thin_out
 from softneuro_tvm.layers._te import activate
 
 
@@ -26,6 +27,11 @@ class DenseAttributes:
 
     activation: Activation = IDENTITY
     residual: bool = False
+
+
+@dataclass(frozen=True)
+class SparseDenseAttributes(DenseAttributes, SparseAttributes):
+    """Attributes of a fully connected layer of whose weights most are zero."""
 
 
 class Dense(LayerKind):
@@ -87,6 +93,13 @@ class Dense(LayerKind):
         """Two for each multiply-add."""
         return 2 * int(np.prod(workload.outputs[0].shape)) * workload.inputs[0].shape[-1]
 
+    def sample(self, workload: Workload, seed: int = 0) -> tuple[list[np.ndarray], dict[str, np.ndarray]]:
+        """Random inputs and weights; the weight of a sparse layer is as dense as its attributes say."""
+        inputs, weights = super().sample(workload, seed)
+        if isinstance(workload.attributes, SparseAttributes):
+            weights["weight"] = thin_out(weights["weight"], workload.attributes.density, seed)
+        return inputs, weights
+
     def examples(self) -> Iterable[Workload]:
         """Vectors and matrices, batches, uneven sizes, higher ranks, every kind of epilogue."""
         relu = Activation("relu")
@@ -99,6 +112,9 @@ class Dense(LayerKind):
             ((2, 3, 5, 16), 24, DenseAttributes(Activation("clip", 0.0, 6.0))),
             ((3, 16), 16, DenseAttributes(Activation("prelu"))),
             ((1, 1), 1, DenseAttributes(Activation("tanh"))),
+            ((70, 512), 256, DenseAttributes(relu, residual=True)),
+            ((37, 64), 48, SparseDenseAttributes(0.2, Activation("gelu"), residual=True)),
+            ((2, 19, 32), 32, SparseDenseAttributes(0.05)),
         ]
         for shape, k, attributes in cases:
             weights = {"weight": TensorType((k, shape[-1])), "bias": TensorType((k,))}

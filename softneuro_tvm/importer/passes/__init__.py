@@ -14,6 +14,7 @@ from softneuro_tvm.importer.passes.layer_norms import recognise_layer_norms
 from softneuro_tvm.importer.passes.lift_elementwise import lift_elementwise
 from softneuro_tvm.importer.passes.merge_elementwise import merge_elementwise
 from softneuro_tvm.importer.passes.pooling import pool_means
+from softneuro_tvm.importer.passes.sparse_weights import mark_sparse_weights
 from softneuro_tvm.importer.passes.views import simplify_views
 
 __all__ = ["PASSES", "optimise"]
@@ -30,6 +31,7 @@ PASSES: tuple[Callable[[Graph], Graph], ...] = (
     recognise_activations,  # after merging: sees whole formulas
     recognise_layer_norms,  # after both: sees squares and roots
     fuse_epilogues,  # after recognition: takes an activation in one step
+    mark_sparse_weights,
 )
 
 
