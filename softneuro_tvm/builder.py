@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Any
 
 import tvm
 from tvm import relax
 
+from softneuro_tvm.activation_memory import place_activations
+from softneuro_tvm.call_runs import merge_calls
 from softneuro_tvm.candidates import adapter_workload
 from softneuro_tvm.codegen import PASS_CONFIG, TIR_PIPELINE, rename
+from softneuro_tvm.covers import planned_layers
 from softneuro_tvm.device import Device
 from softneuro_tvm.errors import BuildError, PlanError
 from softneuro_tvm.formats import OPEN, Format, TensorType, canonical_format, physical_shape
@@ -39,8 +43,9 @@ def build(graph: Graph, plan: Plan, device: Device, source: str = "") -> Module:
     """
     if plan.graph != graph.digest:
         raise PlanError(f"the plan was made for another model than {graph.name!r}; make a new one with `tune`")
-    about = manifest(graph, plan, source)
-    module = _Builder(graph, plan, device).module(json.dumps(about, sort_keys=True))
+    module, memory = emit(graph, plan, device)
+    about = manifest(graph, plan, memory, source)
+    module.update(_constant_function(MANIFEST_FUNCTION, json.dumps(about, sort_keys=True)))
     target = tvm.target.Target(dict(device.target))
     try:
         with tvm.transform.PassContext(opt_level=3, config=PASS_CONFIG):
@@ -50,8 +55,42 @@ def build(graph: Graph, plan: Plan, device: Device, source: str = "") -> Module:
     return Module.from_executable(executable, about)
 
 
-def manifest(graph: Graph, plan: Plan, source: str = "") -> dict[str, Any]:
-    """What the module says about itself: inputs, outputs, device, versions, plan."""
+def emit(graph: Graph, plan: Plan, device: Device) -> tuple[tvm.IRModule, dict[str, int]]:
+    """Generates what a plan describes, without compiling it.
+
+    Args:
+        graph: The network that the plan was made for.
+        plan: What to use for each layer.
+        device: What to generate code for.
+
+    Returns:
+        The kernels and the Relax function ``main``, which calls them with their outputs as arguments and whose
+        activations lie in one arena; and bytes: of the arena, the most of it that is needed at once, the weights as
+        they are packed, and the largest workspace of a kernel.
+
+    Raises:
+        PlanError: the plan belongs to another graph.
+        BuildError: code generation failed.
+    """
+    builder = _Builder(graph, plan, device)
+    emitted = builder.module()
+    t = relax.transform
+    passes = [t.InlinePrivateFunctions(), t.ToNonDataflow(), t.RemovePurityChecking(), t.CallTIRRewrite()]
+    try:
+        lowered, places, arena = place_activations(tvm.transform.Sequential(passes)(emitted), builder.in_place)
+        module = merge_calls(lowered, places, arena.size_bytes)
+    except Exception as error:  # TVM raises many types
+        raise BuildError(f"TVM could not lower {graph.name!r}: {error}") from error
+    return module, {
+        "arena_bytes": arena.size_bytes,
+        "lower_bound_bytes": arena.lower_bound_bytes,
+        "weights_bytes": builder.weights_bytes,
+        "workspace_bytes": builder.workspace_bytes,
+    }
+
+
+def manifest(graph: Graph, plan: Plan, memory: Mapping[str, int], source: str = "") -> dict[str, Any]:
+    """What the module says about itself: inputs, outputs, device, versions, memory, plan."""
 
     def ports(names: tuple[str, ...], tensors: tuple[str, ...]) -> list[dict[str, Any]]:
         types = [graph.tensors[tensor] for tensor in tensors]
@@ -66,20 +105,17 @@ def manifest(graph: Graph, plan: Plan, source: str = "") -> dict[str, Any]:
         "device": dict(plan.device),
         "inputs": ports(graph.inputs, graph.inputs),
         "outputs": ports(graph.output_names, graph.outputs),
+        "memory": dict(memory),
         "plan": json.loads(plan.to_json()),
     }
 
 
 @tvm.transform.module_pass(opt_level=0)  # type: ignore[untyped-decorator]
 def _lowering(module: tvm.IRModule, _context: Any) -> tvm.IRModule:
-    """Relax to VM instructions. Nothing is legalised or fused here: every call is one of our kernels already."""
+    """To VM instructions. TVM places the tensors that have no place in the arena."""
     t = relax.transform
     return tvm.transform.Sequential(
         [
-            t.InlinePrivateFunctions(),
-            t.ToNonDataflow(),
-            t.RemovePurityChecking(),
-            t.CallTIRRewrite(),
             t.StaticPlanBlockMemory(),
             t.LowerAllocTensor(),
             t.KillAfterLastUse(),
@@ -89,6 +125,14 @@ def _lowering(module: tvm.IRModule, _context: Any) -> tvm.IRModule:
             t.AttachGlobalSymbol(),
         ]
     )(module)
+
+
+def _constant_function(name: str, text: str) -> tvm.IRModule:
+    """A module with one function that returns a text."""
+    block = relax.BlockBuilder()
+    with block.function(name, []):
+        block.emit_func_output(tvm.ir.StringImm(text))
+    return block.finalize()
 
 
 def _shown(tensor: TensorType) -> list[int | None]:
@@ -110,8 +154,11 @@ class _Builder:
         self.available: dict[tuple[str, Format], Any] = {}
         self.source: dict[str, Format] = {}
         self.adapters = {(a.tensor, a.target): a for a in plan.adapters}
+        self.in_place: dict[str, tuple[int, ...]] = {}
+        self.weights_bytes = self.workspace_bytes = 0
 
-    def module(self, about: str) -> tvm.IRModule:
+    def module(self) -> tvm.IRModule:
+        """Kernels, and the function ``main`` that calls them."""
         types = self.graph.tensors
         parameters = [
             relax.Var(f"input_{i}", relax.TensorType(types[name].shape, types[name].dtype))
@@ -121,13 +168,11 @@ class _Builder:
             with self.block.dataflow():
                 for name, parameter in zip(self.graph.inputs, parameters, strict=True):
                     self._define(name, canonical_format(types[name]), parameter)
-                for layer, choice in zip(self.graph.layers, self.plan.layers, strict=True):
+                for layer, choice in planned_layers(self.graph, self.plan):
                     self._layer(layer, choice)
                 results = [self._read(name, canonical_format(types[name])) for name in self.graph.outputs]
                 output = self.block.emit_output(results[0] if len(results) == 1 else relax.Tuple(results))
             self.block.emit_func_output(output)
-        with self.block.function(MANIFEST_FUNCTION, []):
-            self.block.emit_func_output(tvm.ir.StringImm(about))
         return self.block.finalize()
 
     def _define(self, tensor: str, tensor_format: Format, value: Any) -> None:
@@ -148,11 +193,12 @@ class _Builder:
         return self.available[key]
 
     def _layer(self, layer: Layer, choice: LayerChoice) -> None:
-        workload = self.graph.workloads[layer.name]
+        workload = self.graph.workload(layer)
         if choice.layer != layer.name or choice.workload != workload.digest:
             raise PlanError(f"the plan's layer {choice.layer!r} is not the model's {layer.name!r}")
         inputs = [self._read(name, port) for name, port in zip(layer.inputs, choice.variant.inputs, strict=True)]
         packed = routine(choice.routine).pack(workload, choice.variant, layer.weights)
+        self.weights_bytes += sum(array.nbytes for array in packed)
         constants = [relax.const(tvm.runtime.tensor(array)) for array in packed]
         outputs = self._call(workload, choice.routine, choice.variant, inputs, constants)
         for name, port, value in zip(layer.outputs, choice.variant.outputs, outputs, strict=True):
@@ -178,6 +224,7 @@ class _Builder:
         key = (workload.digest, name, variant)
         if key not in self.kernels:
             emitted = routine(name).emit(workload, variant, self.device)
+            self.workspace_bytes = max(self.workspace_bytes, routine(name).workspace_bytes(workload, variant))
             symbol = f"k{len(self.kernels)}_{name.replace('/', '_')}"
             if emitted is VIEW:
                 self.kernels[key] = VIEW
@@ -185,6 +232,8 @@ class _Builder:
                 self.kernels[key] = (self._add_region(emitted, symbol), True)
             else:
                 self.kernels[key] = (self.block.add_func(rename(emitted, symbol), symbol), False)
+                if positions := routine(name).in_place_inputs(workload, variant, self.device):
+                    self.in_place[symbol] = positions
         return self.kernels[key]
 
     def _add_region(self, region: tvm.IRModule, symbol: str) -> Any:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
+from softneuro_tvm.covers import find_covers
 from softneuro_tvm.device import Device
 from softneuro_tvm.errors import SelectionError
 from softneuro_tvm.formats import Format, TensorType, canonical_format
 from softneuro_tvm.graph import Graph, Workload
+from softneuro_tvm.layer_kind import Cover
 from softneuro_tvm.layers.layout_cast import LayoutCastAttributes
 from softneuro_tvm.registry import layer_kind, routines_of
 from softneuro_tvm.routine import Candidate
@@ -21,10 +23,12 @@ class Candidates:
     Args:
         by_workload: Candidates of each distinct workload.
         refusals: For each workload the routines that do not apply, with the reason.
+        covers: Layers that one candidate can compute at once; the composites' workloads are in `by_workload`.
     """
 
     by_workload: Mapping[Workload, tuple[Candidate, ...]]
     refusals: Mapping[Workload, tuple[tuple[str, str], ...]]
+    covers: tuple[Cover, ...] = ()
 
     def all(self) -> tuple[Candidate, ...]:
         """Every candidate, adapters last."""
@@ -60,20 +64,22 @@ def adapter_workload(tensor: TensorType, source: Format, target: Format) -> Work
     return layer_kind("layout_cast").workload(LayoutCastAttributes(source.layout, target.layout), [tensor])
 
 
-def _adapters(graph: Graph, by_workload: Mapping[Workload, tuple[Candidate, ...]]) -> list[Workload]:
+def _adapters(
+    graph: Graph, by_workload: Mapping[Workload, tuple[Candidate, ...]], covers: Iterable[Cover]
+) -> list[Workload]:
     """Every conversion that some choice of candidates could need."""
+    written: dict[str, dict[Format, None]] = {tensor: {} for tensor in graph.tensors}
+    read: dict[str, dict[Format, None]] = {tensor: {} for tensor in graph.tensors}
+    for layer in (*graph.layers, *(cover.layer for cover in covers)):
+        for option in by_workload[graph.workload(layer)]:
+            for tensor, port in zip(layer.outputs, option.variant.outputs, strict=True):
+                written[tensor][port] = None
+            for tensor, port in zip(layer.inputs, option.variant.inputs, strict=True):
+                read[tensor][port] = None
     needed: dict[Workload, None] = {}
     for tensor, tensor_type in graph.tensors.items():
         canonical = canonical_format(tensor_type)
-        sources, targets = {canonical: None}, dict[Format, None]()
-        producer = graph.producer.get(tensor)
-        if producer is not None:
-            port = producer.outputs.index(tensor)
-            options = by_workload[graph.workloads[producer.name]]
-            sources = dict.fromkeys(option.variant.outputs[port] for option in options)
-        for reader, port in graph.readers[tensor]:
-            options = by_workload[graph.workloads[reader.name]]
-            targets |= dict.fromkeys(option.variant.inputs[port] for option in options)
+        sources, targets = written[tensor] or {canonical: None}, read[tensor]
         if tensor in graph.outputs:
             targets[canonical] = None
         needed |= {
@@ -86,7 +92,7 @@ def _adapters(graph: Graph, by_workload: Mapping[Workload, tuple[Candidate, ...]
 
 
 def enumerate_candidates(graph: Graph, device: Device, last_resorts: Collection[Workload] = ()) -> Candidates:
-    """Lists what could compute each layer, and the adapters that could stand between.
+    """Lists what could compute each layer, what could compute several at once, and the adapters in between.
 
     Args:
         graph: The network.
@@ -107,6 +113,18 @@ def enumerate_candidates(graph: Graph, device: Device, last_resorts: Collection[
         if not by_workload[workload]:
             reasons = "; ".join(f"{name} {reason}" for name, reason in refusals[workload])
             raise SelectionError(f"no routine computes layer {layer.name!r} ({workload}): {reasons or 'none exists'}")
-    for workload in _adapters(graph, by_workload):
+    covers = []
+    for cover in find_covers(graph):
+        workload = graph.workload(cover.layer)
+        if workload not in by_workload:
+            found = workload_candidates(workload, device)
+            # a definition that suits every kind only repeats what its parts' routines do better
+            by_workload[workload] = tuple(option for option in found[0] if option.routine.kind == workload.kind)
+            refusals[workload] = found[1]
+        if by_workload[workload]:
+            covers.append(cover)
+        else:
+            del by_workload[workload]
+    for workload in _adapters(graph, by_workload, covers):
         by_workload[workload], refusals[workload] = workload_candidates(workload, device)
-    return Candidates(by_workload, refusals)
+    return Candidates(by_workload, refusals, tuple(covers))

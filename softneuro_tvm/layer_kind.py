@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from softneuro_tvm.formats import TensorType
-from softneuro_tvm.graph import Workload
+from softneuro_tvm.graph import Graph, Layer, Workload
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,6 +41,54 @@ class Recognised:
     weights: Mapping[str, np.ndarray]
 
 
+@dataclass(frozen=True, eq=False)
+class Cover:
+    """Layers of a graph that one layer of a composite kind can compute at once.
+
+    What they pass to one another is read by nobody else, and the last one writes all that is read outside, so that the
+    composite can run where the last layer stands.
+
+    Args:
+        parts: Names of the covered layers, in the graph's order.
+        layer: The composite. It reads what its parts read from outside, each port of each part by itself, in the parts'
+            order; it writes what the last part writes.
+        ports: Which of the composite's inputs a part's port is, by (name of the part, position). Ports that read from
+            another part are not in it.
+    """
+
+    parts: tuple[str, ...]
+    layer: Layer
+    ports: Mapping[tuple[str, int], int]
+
+    @staticmethod
+    def of(graph: Graph, kind: str, attributes: Any, parts: Mapping[str, Layer]) -> Cover | None:
+        """The cover of some layers; None if what they pass to one another is needed elsewhere, too, or not at all.
+
+        Args:
+            graph: The network.
+            kind: Name of the composite kind.
+            attributes: Instance of its `Attributes`.
+            parts: The layers in the graph's order, by the names that prefix their weights: ``expand.bias``.
+        """
+        layers = tuple(parts.values())
+        names = tuple(layer.name for layer in layers)
+        passed = {tensor for layer in layers[:-1] for tensor in layer.outputs}
+        for tensor in passed:
+            readers = {reader.name for reader, _ in graph.readers[tensor]}
+            if not readers or not readers <= set(names) or tensor in graph.outputs:
+                return None
+        read = [
+            (layer.name, port, tensor)
+            for layer in layers
+            for port, tensor in enumerate(layer.inputs)
+            if tensor not in passed
+        ]
+        ports = {(name, port): position for position, (name, port, _) in enumerate(read)}
+        weights = {f"{prefix}.{key}": array for prefix, layer in parts.items() for key, array in layer.weights.items()}
+        inputs = tuple(tensor for _, _, tensor in read)
+        return Cover(names, Layer("+".join(names), kind, attributes, inputs, layers[-1].outputs, weights), ports)
+
+
 class LayerKind(ABC):
     """The meaning of one kind of layer: attributes, recognition, types, reference, TE definition, examples."""
 
@@ -62,6 +110,13 @@ class LayerKind(ABC):
                 constant int64 vector.
         """
         return None
+
+    def covers(self, graph: Graph) -> Iterable[Cover]:
+        """Layers of a graph that a layer of this kind can replace: a composite kind finds them, others have none.
+
+        Covers may overlap; the selection takes those that pay.
+        """
+        return ()
 
     @abstractmethod
     def output_types(

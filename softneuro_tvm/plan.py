@@ -35,10 +35,10 @@ class Alternative:
 
 @dataclass(frozen=True)
 class LayerChoice:
-    """The routine chosen for one layer.
+    """The routine chosen for one layer, or for several that it computes at once.
 
     Args:
-        layer: Name of the layer.
+        layer: Name of the layer, or of the composite that stands for those it covers.
         kind: Its kind.
         workload: Digest of its workload.
         routine: Name of the routine.
@@ -48,6 +48,7 @@ class LayerChoice:
         spread: Interquartile range of the samples over their median.
         alternatives: The other candidates, best whole plan first.
         rejected: Candidates that failed: descriptor and reason.
+        covers: Names of the layers that it covers, in the graph's order; none for an ordinary layer.
     """
 
     layer: str
@@ -60,6 +61,7 @@ class LayerChoice:
     spread: float
     alternatives: tuple[Alternative, ...] = ()
     rejected: tuple[tuple[str, str], ...] = ()
+    covers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,7 @@ class Plan:
         model: Name of the model.
         graph: Digest of the graph that the plan belongs to.
         device: Description of the device: target, part, threads.
-        layers: Choices in the graph's order.
+        layers: Choices in the graph's order; a composite stands where the last layer that it covers stood.
         adapters: Conversions.
         predicted_s: Sum of measured times.
         lower_bound_s: No plan is faster, by the same measurements; equal to `predicted_s` when proved optimal.
@@ -111,7 +113,11 @@ class Plan:
 
     def to_json(self) -> str:
         """Canonical text: equal plans give equal bytes."""
-        return json.dumps({"version": PLAN_VERSION, **asdict(self)}, indent=1, sort_keys=True) + "\n"
+        data = {"version": PLAN_VERSION, **asdict(self)}
+        for layer in data["layers"]:
+            if not layer["covers"]:
+                del layer["covers"]
+        return json.dumps(data, indent=1, sort_keys=True) + "\n"
 
     @staticmethod
     def from_json(text: str) -> Plan:
@@ -162,6 +168,7 @@ def _layer(item: dict[str, Any]) -> LayerChoice:
     item["variant"] = _variant(item["variant"])
     item["alternatives"] = tuple(Alternative(**entry) for entry in item["alternatives"])
     item["rejected"] = tuple((str(a), str(b)) for a, b in item["rejected"])
+    item["covers"] = tuple(str(name) for name in item.get("covers", ()))
     return LayerChoice(**item)
 
 

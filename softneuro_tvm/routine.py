@@ -107,6 +107,14 @@ class Routine(ABC):
         """Scratch memory that the kernel allocates while it runs, summed over threads."""
         return 0
 
+    def in_place_inputs(self, workload: Workload, variant: Variant, device: Device) -> tuple[int, ...]:
+        """Inputs whose memory the only output may share, where nobody reads them afterwards.
+
+        To be named here, an input must have the output's format and physical shape, and the kernel must read each
+        of its elements before it writes the element at the same place, and never again. The default names none.
+        """
+        return ()
+
 
 @dataclass(frozen=True)
 class Candidate:

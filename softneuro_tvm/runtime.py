@@ -14,6 +14,7 @@ import numpy as np
 from softneuro_tvm.device import available_cores
 from softneuro_tvm.errors import BuildError
 from softneuro_tvm.files import replacing
+from softneuro_tvm.library_pages import release_serialised_modules
 from softneuro_tvm.quiet import quiet_constants
 
 MANIFEST_FUNCTION = "softneuro_manifest"
@@ -174,6 +175,7 @@ def load_module(path: str | Path) -> Module:
             loaded = tvm.runtime.load_module(str(file.resolve()))
             text = VirtualMachine(loaded, tvm.cpu())[MANIFEST_FUNCTION]()
             module = Module(loaded, loaded, json.loads(str(text)))
+        release_serialised_modules(file.resolve())
     except Exception as error:  # TVM raises many types
         reason = str(error).strip().splitlines()[-1] if str(error).strip() else repr(error)
         raise BuildError(

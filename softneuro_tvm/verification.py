@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from softneuro_tvm.covers import planned_layers
 from softneuro_tvm.errors import VerificationError
 from softneuro_tvm.graph import Graph
 from softneuro_tvm.pipeline import Model
@@ -64,7 +65,8 @@ def reference_outputs(model: Model, inputs: Mapping[str, np.ndarray]) -> tuple[s
 def tolerance(plan: Plan, graph: Graph) -> float:
     """What the declared bounds of the chosen routines add up to: errors of independent layers add in quadrature."""
     bounds = [
-        routine(choice.routine).error_bound(graph.workloads[choice.layer], choice.variant) for choice in plan.layers
+        routine(choice.routine).error_bound(graph.workload(layer), choice.variant)
+        for layer, choice in planned_layers(graph, plan)
     ]
     return max(1e-5, 4 * float(np.sqrt(np.sum(np.square(bounds)))))
 

@@ -11,7 +11,7 @@ import numpy as np
 from tvm.tirx.script.builder import ir as T
 
 from softneuro_tvm.device import Device
-from softneuro_tvm.formats import Format, canonical_layout, is_padded, pack, physical_shape
+from softneuro_tvm.formats import Format, TensorType, canonical_layout, is_padded, pack, physical_shape
 from softneuro_tvm.graph import Workload
 from softneuro_tvm.layers.elementwise import evaluate
 from softneuro_tvm.routine import Requirement, Routine, Variant
@@ -74,12 +74,21 @@ class Fused(Routine):
         arrays = [weights[f"w{i}"] for i in range(workload.attributes.count("w"))]
         return tuple(pack(w.reshape(_widened(w.shape, rank)).astype("float32"), layout) for w in arrays)
 
+    def in_place_inputs(self, workload: Workload, variant: Variant, device: Device) -> tuple[int, ...]:
+        """Inputs of the output's shape, unless the last vector of a row reads again what the one before has written."""
+        shapes = _operand_shapes(workload)
+        row = iteration_space(shapes, shapes[-1], variant.outputs[0].layout)[-1].extent
+        if row > device.vector_lanes and row % device.vector_lanes:
+            return ()
+        (target,) = zip(workload.outputs, variant.outputs, strict=True)
+        ports = zip(workload.inputs, variant.inputs, strict=True)
+        return tuple(position for position, port in enumerate(ports) if port == target)
+
     def emit(self, workload: Workload, variant: Variant, device: Device) -> Any:
         """Generates the kernel: x0, x1.., w0, w1.., y."""
-        target, layout = workload.outputs[0].shape, variant.outputs[0].layout
-        constants = [workload.weight_types[f"w{i}"] for i in range(workload.attributes.count("w"))]
-        shapes = [_widened(t.shape, len(target)) for t in (*workload.inputs, *constants)] + [target]
-        axes = iteration_space(shapes, target, layout)
+        layout = variant.outputs[0].layout
+        constants, shapes = _constants(workload), _operand_shapes(workload)
+        axes = iteration_space(shapes, shapes[-1], layout)
         names = [*(f"x{i}" for i in range(len(workload.inputs))), *(f"w{i}" for i in range(len(constants))), "y"]
         physical = [physical_shape(t.shape, f.layout) for t, f in zip(workload.inputs, variant.inputs, strict=True)]
         physical += [physical_shape(shape, layout) for shape in shapes[len(physical) :]]
@@ -118,6 +127,16 @@ class Fused(Routine):
                 else:
                     sweep(k, axes[-1].extent, device.vector_lanes, vector)
         return k.function
+
+
+def _constants(workload: Workload) -> list[TensorType]:
+    return [workload.weight_types[f"w{i}"] for i in range(workload.attributes.count("w"))]
+
+
+def _operand_shapes(workload: Workload) -> list[tuple[int, ...]]:
+    """Shapes of inputs, constants and output, all of the output's rank."""
+    target = workload.outputs[0].shape
+    return [_widened(t.shape, len(target)) for t in (*workload.inputs, *_constants(workload))] + [target]
 
 
 def _widened(shape: tuple[int, ...], rank: int) -> tuple[int, ...]:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from softneuro_tvm.cli.options import Json
-from softneuro_tvm.cli.plan_tables import comparison_lines, plan_json, plan_table
+from softneuro_tvm.cli.plan_tables import comparison_lines, layer_text, memory_line, plan_json, plan_table
 from softneuro_tvm.cli.tables import console, milliseconds, print_json, table
 from softneuro_tvm.errors import PlanError
 from softneuro_tvm.plan import Plan
@@ -22,18 +22,21 @@ def explain(
 ) -> None:
     """Show the chosen routine of every layer, the runner-up, the adapters, and what simpler strategies would cost.
 
-    "plan + ms" is what the whole network loses if the runner-up is used instead, adapters included.
+    "plan + ms" is what the whole network loses if the runner-up is used instead, adapters included. Layers that one
+    routine computes at once stand in one row; the candidates listed for them are those of the last of these layers.
     """
-    plan = _load(plan_file)
+    plan, memory = _load(plan_file)
     if json_output:
-        print_json(plan_json(plan))
+        print_json(plan_json(plan) | ({"memory": memory} if memory else {}))
         return
     if layer is None:
         console.print(plan_table(plan))
         for line in comparison_lines(plan):
             console.print(line)
+        if memory:
+            console.print(memory_line(memory))
         return
-    chosen = next((c for c in plan.layers if c.layer == layer), None)
+    chosen = next((c for c in plan.layers if layer in (c.layer, *c.covers)), None)
     if chosen is None:
         raise PlanError(f"the plan has no layer {layer!r}; `softneuro-tvm explain {plan_file}` lists them")
     rows = [[chosen.descriptor, milliseconds(chosen.median_s), f"{chosen.spread:.1%}", "chosen"]]
@@ -42,12 +45,14 @@ def explain(
         rows.append([other.descriptor, milliseconds(other.median_s), "", f"plan +{lost} ms"])
     rows += [[name, "-", "", f"rejected: {reason.splitlines()[0][:90]}"] for name, reason in chosen.rejected]
     columns = [("candidate", "left"), ("ms", "right"), ("spread", "right"), ("", "left")]
-    console.print(table(f"{chosen.layer} ({chosen.kind})", columns, rows))
+    console.print(table(f"{layer_text(chosen)} ({chosen.kind})", columns, rows))
 
 
-def _load(path: Path) -> Plan:
+def _load(path: Path) -> tuple[Plan, dict[str, int]]:
+    """The plan, and the memory that a built module needs; a plan file does not say that."""
     if path.suffix == ".so":
         from softneuro_tvm.runtime import load_module
 
-        return Plan.from_json(json.dumps(load_module(path).plan))
-    return Plan.load(path)
+        module = load_module(path)
+        return Plan.from_json(json.dumps(module.plan)), dict(module.manifest.get("memory", {}))
+    return Plan.load(path), {}

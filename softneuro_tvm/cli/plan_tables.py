@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from rich.table import Table
@@ -19,7 +19,7 @@ def plan_table(plan: Plan) -> Table:
         runner_up = choice.alternatives[0] if choice.alternatives else None
         rows.append(
             [
-                choice.layer,
+                layer_text(choice),
                 choice.routine,
                 _main_parameter(choice),
                 _layouts(choice),
@@ -58,6 +58,11 @@ def plan_table(plan: Plan) -> Table:
     return table(f"{plan.model}: what was chosen", columns, rows)
 
 
+def layer_text(choice: LayerChoice) -> str:
+    """The layer's name, or those of the layers that are computed at once."""
+    return f"covers {' + '.join(choice.covers)}" if choice.covers else choice.layer
+
+
 def _main_parameter(choice: LayerChoice) -> str:
     """The parameter that says most: Winograd's output tile. `explain --layer` shows all."""
     params = dict(choice.variant.params)
@@ -88,10 +93,26 @@ def comparison_lines(plan: Plan, measured_s: float | None = None) -> Iterator[st
     )
     if measured_s is not None:
         yield f"measured  {milliseconds(measured_s)} ms ({measured_s / plan.predicted_s - 1:+.1%} against predicted)"
-    names = {"greedy": "fastest routine for each layer, adapters as needed", "no_adapters": "if adapters cost nothing"}
+    names = {
+        "greedy": "fastest routine for each layer, adapters as needed",
+        "no_adapters": "if adapters cost nothing",
+        "no_covers": "each layer by itself",
+    }
     for name, seconds in sorted(plan.comparison.items(), key=lambda item: item[1]):
         label = names.get(name) or f"one layout throughout, {name.partition(':')[2]}"
         yield f"  {milliseconds(seconds):>8} ms  {label} ({seconds / plan.predicted_s:.2f}x)"
+
+
+def memory_line(memory: Mapping[str, int]) -> str:
+    """Bytes that a built module needs, from its manifest."""
+
+    def megabytes(key: str) -> str:
+        return f"{memory[key] / 1e6:.{1 if memory[key] >= 1e5 else 3}f} MB"
+
+    return (
+        f"activations {megabytes('arena_bytes')} (lower bound {megabytes('lower_bound_bytes')}), "
+        f"weights {megabytes('weights_bytes')}, largest workspace {megabytes('workspace_bytes')}"
+    )
 
 
 def plan_json(plan: Plan) -> dict[str, Any]:
@@ -105,6 +126,7 @@ def plan_json(plan: Plan) -> dict[str, Any]:
         "layers": [
             {
                 "layer": c.layer,
+                "covers": list(c.covers),
                 "kind": c.kind,
                 "descriptor": f"{c.descriptor}@{c.layer}",
                 "routine": c.routine,

@@ -10,7 +10,7 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from softneuro_tvm.cli.options import InputShapes, Json, Model, Store, Threads, parse_input_shapes
-from softneuro_tvm.cli.plan_tables import comparison_lines, plan_table
+from softneuro_tvm.cli.plan_tables import comparison_lines, memory_line, plan_table
 from softneuro_tvm.cli.tables import console, milliseconds, print_json
 from softneuro_tvm.files import check_writable
 from softneuro_tvm.measurement import Measurement
@@ -131,12 +131,14 @@ def tune(
                 "error": agreement.error if agreement else None,
                 "reference": agreement.reference if agreement else None,
                 "comparison": dict(plan.comparison),
+                "memory": module.manifest["memory"],
             }
         )
         return
     console.print(plan_table(plan))
     for line in comparison_lines(plan, measured_s):
         console.print(line)
+    console.print(memory_line(module.manifest["memory"]))
     if agreement:
         allowed = f"(allowed {agreement.tolerance:.1e})"
         console.print(f"agrees with {agreement.reference}: relative error {agreement.error:.1e} {allowed}")
