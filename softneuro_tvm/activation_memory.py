@@ -10,7 +10,6 @@ from typing import Any
 import tvm
 from tvm import relax, tirx
 
-from softneuro_tvm.call_runs import Place
 from softneuro_tvm.memory import Arena, Buffer, plan_arena
 
 _ALLOCATE = tvm.ir.Op.get("relax.builtin.alloc_tensor")
@@ -123,7 +122,7 @@ class _Lifetimes:
 
 def place_activations(
     module: tvm.IRModule, in_place: Mapping[str, Sequence[int]]
-) -> tuple[tvm.IRModule, dict[Any, Place], Arena]:
+) -> tuple[tvm.IRModule, dict[Any, int], Arena]:
     """Finds places in one arena for the tensors that ``main`` allocates.
 
     What ``main`` returns keeps an allocation of its own; so do tensors whose shapes depend on data and those of
@@ -134,8 +133,8 @@ def place_activations(
         in_place: By kernel name, the arguments in whose place the last argument may be written.
 
     Returns:
-        The module, where kernels know if their arguments overlap; places by the variable to which `main` binds a
-        tensor; and the plan of the arena.
+        The module, where kernels know if their arguments overlap; offsets in bytes by the variable to which `main`
+        binds a tensor; and the plan of the arena.
     """
     main = module["main"]
     kernels = {variable for variable, function in module.functions.items() if isinstance(function, tirx.PrimFunc)}
@@ -149,12 +148,10 @@ def place_activations(
         if any(arena.offsets[i] == offset and tensors[i].last == tensor.first for i in permitted):
             # the compiler must not assume that this kernel's arguments lie apart
             module[tensor.writer] = module[tensor.writer].with_attr("tirx.noalias", False)
-    places = {
-        variable: Place(arena.offsets[number[index]], lifetimes.tensors[index].shape, lifetimes.tensors[index].dtype)
-        for variable, index in lifetimes.allocated.items()
-        if index in number
+    offsets = {
+        variable: arena.offsets[number[index]] for variable, index in lifetimes.allocated.items() if index in number
     }
-    return module, places, arena
+    return module, offsets, arena
 
 
 def _all(held: Held) -> frozenset[int]:

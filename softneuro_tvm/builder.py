@@ -77,8 +77,8 @@ def emit(graph: Graph, plan: Plan, device: Device) -> tuple[tvm.IRModule, dict[s
     t = relax.transform
     passes = [t.InlinePrivateFunctions(), t.ToNonDataflow(), t.RemovePurityChecking(), t.CallTIRRewrite()]
     try:
-        lowered, places, arena = place_activations(tvm.transform.Sequential(passes)(emitted), builder.in_place)
-        module = merge_calls(lowered, places, arena.size_bytes)
+        lowered, offsets, arena = place_activations(tvm.transform.Sequential(passes)(emitted), builder.in_place)
+        module = merge_calls(lowered, offsets, arena.size_bytes)
     except Exception as error:  # TVM raises many types
         raise BuildError(f"TVM could not lower {graph.name!r}: {error}") from error
     return module, {

@@ -26,15 +26,6 @@ _DATA, _BYTE_OFFSET = 1, 8
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a tensor lies in the arena: bytes from its beginning; and the tensor's shape and element type."""
-
-    offset: int
-    shape: tuple[int, ...]
-    dtype: str
-
-
-@dataclass(frozen=True)
 class _Part:
     """A tensor within the memory of another: of a variable's tensor, the arena or the weights."""
 
@@ -47,22 +38,22 @@ class _Part:
 _ARENA, _WEIGHTS = "arena", "weights"
 
 
-def merge_calls(module: tvm.IRModule, places: Mapping[Any, Place], arena_bytes: int) -> tvm.IRModule:
+def merge_calls(module: tvm.IRModule, offsets: Mapping[Any, int], arena_bytes: int) -> tvm.IRModule:
     """The module whose ``main`` allocates the arena once for each run and calls kernels in sequences.
 
     Args:
         module: ``main`` in destination-passing style, without dataflow blocks, and the kernels it calls.
-        places: By the variable to which ``main`` binds a tensor that it allocates.
+        offsets: Bytes from the arena's beginning, by the variable to which ``main`` binds a tensor that it allocates.
         arena_bytes: Size of the arena.
     """
-    return _Rewriter(module, places, arena_bytes).module()
+    return _Rewriter(module, offsets, arena_bytes).module()
 
 
 class _Rewriter:
     """One pass over the bindings of ``main``; calls wait until something needs their results."""
 
-    def __init__(self, source: tvm.IRModule, places: Mapping[Any, Place], arena_bytes: int) -> None:
-        self.source, self.places, self.arena_bytes = source, places, arena_bytes
+    def __init__(self, source: tvm.IRModule, offsets: Mapping[Any, int], arena_bytes: int) -> None:
+        self.source, self.offsets, self.arena_bytes = source, offsets, arena_bytes
         self.main = source["main"]
         self.steps = [binding for block in self.main.body.blocks for binding in block.bindings]
         self.builder = relax.BlockBuilder(source)
@@ -112,10 +103,10 @@ class _Rewriter:
         storage = self._bind("storage", relax.op.memory.alloc_storage(size, 0, "global", "uint8"))
         self.bases[_ARENA] = self._bind(_ARENA, make(storage, 0, size, "uint8"))
         made = []
-        for variable, place in self.places.items():
-            self.parts[variable] = _Part(_ARENA, place.offset, place.shape, place.dtype)
+        for variable, offset in self.offsets.items():
+            self.parts[variable] = part = _Part(_ARENA, offset, _shape(variable), str(variable.ty.dtype))
             if variable in self.needed:
-                tensor = make(storage, place.offset, relax.ShapeExpr(place.shape), place.dtype)
+                tensor = make(storage, offset, relax.ShapeExpr(part.shape), part.dtype)
                 made.append(relax.VarBinding(variable, self.builder.normalize(tensor)))
         self.bindings += made
         if moved := [binding.var for binding in made if self.parts[binding.var].offset]:
@@ -134,7 +125,7 @@ class _Rewriter:
             operands = tuple(self._part(argument) for argument in step.value.args)
             self.waiting.append((self.kernels[step.value.op], operands))
             return
-        if step.var in self.places:
+        if step.var in self.offsets:
             return
         if self._is_view(step):
             source = self._part(step.value if isinstance(step.value, relax.Var) else step.value.args[0])

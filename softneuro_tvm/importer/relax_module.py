@@ -11,15 +11,13 @@ from tvm import relax
 
 from softneuro_tvm.errors import DynamicShapeError, ModelError
 from softneuro_tvm.formats import TensorType
+from softneuro_tvm.layers.relax import tensor_type
 
 
 def static_type(value_type: Any) -> TensorType | None:
     """The type of a tensor whose shape is known; None for everything else."""
-    if not isinstance(value_type, relax.TensorType) or not isinstance(value_type.shape, relax.ShapeExpr):
-        return None
-    if not all(isinstance(extent, tvm.tirx.IntImm) for extent in value_type.shape.values):
-        return None
-    return TensorType(tuple(int(extent) for extent in value_type.shape.values), str(value_type.dtype))
+    found = tensor_type(value_type)
+    return None if found is None or found.is_open else found
 
 
 def array_of(constant: Any) -> np.ndarray:

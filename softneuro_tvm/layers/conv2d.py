@@ -12,8 +12,8 @@ from softneuro_tvm.activations import IDENTITY, Activation
 from softneuro_tvm.formats import TensorType
 from softneuro_tvm.graph import Workload
 from softneuro_tvm.layer_kind import LayerKind, Operand, Recognised
+from softneuro_tvm.layers._convolution import constant_weight, epilogue_reference, epilogue_te, four_sides
 from softneuro_tvm.layers._sparsity import SparseAttributes, thin_out
-from softneuro_tvm.layers._te import activate
 
 
 @dataclass(frozen=True)
@@ -54,23 +54,18 @@ class Conv2d(LayerKind):
 
     def from_relax(self, operator: str, attrs: Any, operands: Sequence[Operand]) -> Recognised | None:
         """Recognises float32 NCHW convolutions with constant OIHW weights."""
-        data, weight = operands
-        if weight.value is None or data.type.dtype != "float32" or weight.type.dtype != "float32":
+        weight = constant_weight(attrs, "OIHW", operands)
+        if weight is None:
             return None
-        if (attrs.data_layout, attrs.kernel_layout) != ("NCHW", "OIHW") or attrs.out_layout not in ("", "NCHW"):
-            return None
-        if attrs.out_dtype not in (None, "", "void", "float32"):
-            return None
-        pads = tuple(int(p) for p in attrs.padding)
-        padding = pads if len(pads) == 4 else pads * 2 if len(pads) == 2 else pads * 4
+        padding = four_sides(attrs.padding)
         attributes = Conv2dAttributes(
             (int(attrs.strides[0]), int(attrs.strides[1])),
-            (padding[0], padding[1], padding[2], padding[3]),
+            padding,
             (int(attrs.dilation[0]), int(attrs.dilation[1])),
             int(attrs.groups),
         )
-        bias = np.zeros(weight.type.shape[0], "float32")
-        return Recognised(attributes, (0,), {"weight": weight.value, "bias": bias})
+        bias = np.zeros(weight.shape[0], "float32")
+        return Recognised(attributes, (0,), {"weight": weight, "bias": bias})
 
     def output_types(
         self, attributes: Conv2dAttributes, inputs: Sequence[TensorType], weights: Mapping[str, TensorType]
@@ -102,11 +97,8 @@ class Conv2d(LayerKind):
                 columns = slice(s * dx, s * dx + (ow - 1) * sx + 1, sx)
                 part = padded[:, :, rows, columns].reshape(n, groups, c_group, oh * ow)
                 y += grouped[None, :, :, :, r, s] @ part
-        y = y.reshape(n, k, oh, ow) + weights["bias"].reshape(1, k, 1, 1)
-        if attributes.residual:
-            y = y + inputs[1]
-        slope = weights["slope"].reshape(1, k, 1, 1) if "slope" in weights else None
-        return (attributes.activation.reference(y, slope),)
+        y = y.reshape(n, k, oh, ow)
+        return (epilogue_reference(attributes, y, inputs, weights),)
 
     def compute(self, workload: Workload, inputs: Sequence[Any], weights: Mapping[str, Any]) -> Sequence[Any]:
         """Padding, the direct sum, the epilogue."""
@@ -128,12 +120,7 @@ class Conv2d(LayerKind):
 
         total = te.compute(shape, summed, "conv2d")
 
-        def epilogue(n: Any, f: Any, y: Any, z: Any) -> Any:
-            value = total[n, f, y, z] + weights["bias"][f]
-            value = value + inputs[1][n, f, y, z] if attributes.residual else value
-            return activate(value, attributes.activation, weights["slope"][f] if "slope" in weights else None)
-
-        return [te.compute(shape, epilogue, "epilogue")]
+        return [epilogue_te(attributes, total, inputs, weights)]
 
     def flops(self, workload: Workload) -> int:
         """Two for each multiply-add of the direct algorithm."""

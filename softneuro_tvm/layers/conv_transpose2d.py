@@ -12,7 +12,7 @@ from softneuro_tvm.activations import IDENTITY, Activation
 from softneuro_tvm.formats import TensorType
 from softneuro_tvm.graph import Workload
 from softneuro_tvm.layer_kind import LayerKind, Operand, Recognised
-from softneuro_tvm.layers._te import activate
+from softneuro_tvm.layers._convolution import constant_weight, epilogue_reference, epilogue_te, four_sides
 
 
 @dataclass(frozen=True)
@@ -64,26 +64,21 @@ class ConvTranspose2d(LayerKind):
 
     def from_relax(self, operator: str, attrs: Any, operands: Sequence[Operand]) -> Recognised | None:
         """Recognises float32 NCHW transposed convolutions with constant IOHW weights."""
-        data, weight = operands
-        if weight.value is None or data.type.dtype != "float32" or weight.type.dtype != "float32":
+        weight = constant_weight(attrs, "IOHW", operands)
+        if weight is None:
             return None
-        if (attrs.data_layout, attrs.kernel_layout) != ("NCHW", "IOHW") or attrs.out_layout not in ("", "NCHW"):
-            return None
-        if attrs.out_dtype not in (None, "", "void", "float32"):
-            return None
-        pads = tuple(int(p) for p in attrs.padding)
-        padding = pads if len(pads) == 4 else pads * 2 if len(pads) == 2 else pads * 4
+        padding = four_sides(attrs.padding)
         attributes = ConvTranspose2dAttributes(
             (int(attrs.strides[0]), int(attrs.strides[1])),
-            (padding[0], padding[1], padding[2], padding[3]),
+            padding,
             (int(attrs.output_padding[0]), int(attrs.output_padding[1])),
             (int(attrs.dilation[0]), int(attrs.dilation[1])),
             int(attrs.groups),
         )
-        if min(padding) < 0 or min(attributes.output_size(data.type.shape[2:], weight.type.shape[2:])) < 1:
+        if min(padding) < 0 or min(attributes.output_size(operands[0].type.shape[2:], weight.shape[2:])) < 1:
             return None
-        c, k_group, *kernel = weight.type.shape
-        grouped = weight.value.reshape(attributes.groups, -1, k_group, *kernel).swapaxes(1, 2)
+        c, k_group, *kernel = weight.shape
+        grouped = weight.reshape(attributes.groups, -1, k_group, *kernel).swapaxes(1, 2)
         k = attributes.groups * k_group
         weights = {
             "weight": np.ascontiguousarray(grouped.reshape(k, c // attributes.groups, *kernel)),
@@ -122,11 +117,8 @@ class ConvTranspose2d(LayerKind):
                     slice(s * dx, s * dx + (w - 1) * sx + 1, sx),
                 )
                 whole[:, :, rows, columns] += part
-        y = whole[:, :, top : top + oh, left : left + ow] + weights["bias"].reshape(1, k, 1, 1)
-        if attributes.residual:
-            y = y + inputs[1]
-        slope = weights["slope"].reshape(1, k, 1, 1) if "slope" in weights else None
-        return (attributes.activation.reference(y, slope),)
+        y = whole[:, :, top : top + oh, left : left + ow]
+        return (epilogue_reference(attributes, y, inputs, weights),)
 
     def compute(self, workload: Workload, inputs: Sequence[Any], weights: Mapping[str, Any]) -> Sequence[Any]:
         """Zeros between and around the inputs, the direct sum with the turned kernel, the epilogue."""
@@ -152,12 +144,7 @@ class ConvTranspose2d(LayerKind):
 
         total = te.compute(shape, summed, "conv_transpose2d")
 
-        def epilogue(n: Any, f: Any, y: Any, z: Any) -> Any:
-            value = total[n, f, y, z] + weights["bias"][f]
-            value = value + inputs[1][n, f, y, z] if attributes.residual else value
-            return activate(value, attributes.activation, weights["slope"][f] if "slope" in weights else None)
-
-        return [te.compute(shape, epilogue, "epilogue")]
+        return [epilogue_te(attributes, total, inputs, weights)]
 
     def flops(self, workload: Workload) -> int:
         """Two for each multiply-add of an input with a weight, those that padding cuts off included."""

@@ -1,0 +1,50 @@
+"""What convolutions and transposed convolutions have in common: recognition, and the epilogue."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from softneuro_tvm.layer_kind import Operand
+
+
+def constant_weight(attrs: Any, kernel_layout: str, operands: Sequence[Operand]) -> np.ndarray | None:
+    """The weight of a float32 NCHW operator; None if it is not constant, or lies in another layout."""
+    data, weight = operands
+    is_float32 = data.type.dtype == weight.type.dtype == "float32" and attrs.out_dtype in (None, "", "void", "float32")
+    is_nchw = attrs.data_layout == "NCHW" and attrs.out_layout in ("", "NCHW")
+    return weight.value if is_float32 and is_nchw and attrs.kernel_layout == kernel_layout else None
+
+
+def four_sides(padding: Sequence[Any]) -> tuple[int, int, int, int]:
+    """TVM's padding, given for all sides, for (vertical, horizontal) or as (top, left, bottom, right)."""
+    given = [int(extent) for extent in padding]
+    top, left, bottom, right = given if len(given) == 4 else given * 2 if len(given) == 2 else given * 4
+    return top, left, bottom, right
+
+
+def epilogue_reference(
+    attributes: Any, total: np.ndarray, inputs: Sequence[np.ndarray], weights: Mapping[str, np.ndarray]
+) -> np.ndarray:
+    """Bias, residual (the second input) and activation on [N, K, OH, OW], in numpy."""
+    y = total + weights["bias"].reshape(1, -1, 1, 1)
+    if attributes.residual:
+        y = y + inputs[1]
+    slope = weights["slope"].reshape(1, -1, 1, 1) if "slope" in weights else None
+    return np.asarray(attributes.activation.reference(y, slope))
+
+
+def epilogue_te(attributes: Any, total: Any, inputs: Sequence[Any], weights: Mapping[str, Any]) -> Any:
+    """The same as a TE tensor."""
+    from tvm import te
+
+    from softneuro_tvm.layers._te import activate
+
+    def element(n: Any, k: Any, y: Any, x: Any) -> Any:
+        value = total[n, k, y, x] + weights["bias"][k]
+        value = value + inputs[1][n, k, y, x] if attributes.residual else value
+        return activate(value, attributes.activation, weights["slope"][k] if "slope" in weights else None)
+
+    return te.compute(total.shape, element, "epilogue")
