@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from softneuro_tvm.files import write_atomically
 from softneuro_tvm.formats import Format
 from softneuro_tvm.routine import Variant
 
-PLAN_VERSION = 1
+PLAN_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -23,14 +23,18 @@ class Alternative:
     Args:
         routine: Name.
         descriptor: As users write it.
-        median_s: Measured time in seconds.
+        median_s: Measured time in seconds; a predicted lower bound where nobody timed it.
         plan_s: Time of the best whole plan that uses this candidate (its marginal).
+        spread: Interquartile range of the samples over their median.
+        measured: False if nobody timed it.
     """
 
     routine: str
     descriptor: str
     median_s: float
     plan_s: float
+    spread: float = 0.0
+    measured: bool = True
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,9 @@ class LayerChoice:
         alternatives: The other candidates, best whole plan first.
         rejected: Candidates that failed: descriptor and reason.
         covers: Names of the layers that it covers, in the graph's order; none for an ordinary layer.
+        inputs: Names of the tensors that are read.
+        outputs: Names of the tensors that are written.
+        error: Measured max|y - reference| / max|reference|.
     """
 
     layer: str
@@ -62,6 +69,9 @@ class LayerChoice:
     alternatives: tuple[Alternative, ...] = ()
     rejected: tuple[tuple[str, str], ...] = ()
     covers: tuple[str, ...] = ()
+    inputs: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ()
+    error: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -98,7 +108,14 @@ class Plan:
         predicted_s: Sum of measured times.
         lower_bound_s: No plan is faster, by the same measurements; equal to `predicted_s` when proved optimal.
         method: How the optimum was found.
-        comparison: Predicted seconds of other plans: greedy, best single layout, no adapters (a bound).
+        comparison: Predicted seconds of other plans: greedy, best single layout, beam search, no adapters (a bound).
+        resources: What the plan needs: `memory_bytes` (the most that activations need at once, conversions included),
+            `workspace_bytes` (the largest of a kernel), `weights_bytes` (as they are packed) and `accuracy` (the sum
+            of the chosen candidates' errors).
+        limits: The resources that were bounded, with their bounds.
+        samples_s: Seconds of single runs of the built network; none if it was not timed.
+        pareto: Other plans worth having: `predicted_s` and the resources of each.
+        tuning: How the plan was tuned: what was measured, known, skipped, in which time.
     """
 
     model: str
@@ -110,6 +127,11 @@ class Plan:
     lower_bound_s: float
     method: str
     comparison: Mapping[str, float] = field(default_factory=dict)
+    resources: Mapping[str, float] = field(default_factory=dict)
+    limits: Mapping[str, float] = field(default_factory=dict)
+    samples_s: tuple[float, ...] = ()
+    pareto: tuple[Mapping[str, Any], ...] = ()
+    tuning: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> str:
         """Canonical text: equal plans give equal bytes."""
@@ -133,7 +155,9 @@ class Plan:
                 raise PlanError(f"plan version {version} is not {PLAN_VERSION}; make the plan again with `tune`")
             data["layers"] = tuple(_layer(item) for item in data["layers"])
             data["adapters"] = tuple(_adapter(item) for item in data["adapters"])
-            return Plan(**data)
+            data["samples_s"] = tuple(float(sample) for sample in data["samples_s"])
+            data["pareto"] = tuple(dict(point) for point in data["pareto"])
+            return _made(Plan, data)  # type: ignore[no-any-return]
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise PlanError(f"the plan is malformed ({error}); make it again with `tune`") from error
 
@@ -155,8 +179,19 @@ class Plan:
         return Plan.from_json(text)
 
 
+def _made(kind: type[Any], values: dict[str, Any]) -> Any:
+    """An instance from all its fields, defaults included, and nothing else."""
+    if missing := {field.name for field in fields(kind)} - values.keys():
+        raise KeyError(f"{kind.__name__} lacks {', '.join(sorted(missing))}")
+    return kind(**values)
+
+
 def _formats(items: list[dict[str, str]]) -> tuple[Format, ...]:
     return tuple(Format(**item) for item in items)
+
+
+def _names(items: list[str]) -> tuple[str, ...]:
+    return tuple(str(name) for name in items)
 
 
 def _variant(item: dict[str, Any]) -> Variant:
@@ -166,13 +201,14 @@ def _variant(item: dict[str, Any]) -> Variant:
 
 def _layer(item: dict[str, Any]) -> LayerChoice:
     item["variant"] = _variant(item["variant"])
-    item["alternatives"] = tuple(Alternative(**entry) for entry in item["alternatives"])
+    item["alternatives"] = tuple(_made(Alternative, entry) for entry in item["alternatives"])
     item["rejected"] = tuple((str(a), str(b)) for a, b in item["rejected"])
-    item["covers"] = tuple(str(name) for name in item.get("covers", ()))
-    return LayerChoice(**item)
+    item["covers"] = _names(item.get("covers", ()))
+    item["inputs"], item["outputs"] = _names(item["inputs"]), _names(item["outputs"])
+    return _made(LayerChoice, item)  # type: ignore[no-any-return]
 
 
 def _adapter(item: dict[str, Any]) -> AdapterChoice:
     item["variant"] = _variant(item["variant"])
     item["source"], item["target"] = Format(**item["source"]), Format(**item["target"])
-    return AdapterChoice(**item)
+    return _made(AdapterChoice, item)  # type: ignore[no-any-return]

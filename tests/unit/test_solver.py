@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from softneuro_tvm.errors import SelectionError
+from softneuro_tvm.selection.beam import beam_search
 from softneuro_tvm.selection.pairwise import PairwiseProblem, Table
 from softneuro_tvm.selection.solver import conflict, greedy, marginals, solve
 
@@ -98,6 +99,23 @@ def test_without_time_the_best_found_comes_with_its_bound() -> None:
     pairs = {(i, j): rng.uniform(0.0, 1e-3, (6, 6)) for j in range(14) for i in range(j)}
     solution = solve(PairwiseProblem(unary, pairs), table_limit=1000, time_limit_s=0.0)
     assert 0.0 < solution.lower_bound < solution.cost < INF
+
+
+def test_a_wide_beam_is_exact_and_a_narrow_one_may_drop_what_pays_late() -> None:
+    problem = problem_of([[1.0, 1.5], [2.0, 1.0]], {(0, 1): [[0.0, 5.0], [5.0, 0.0]]})
+    assert (beam_search(problem).states, beam_search(problem).cost) == ((1, 1), 2.5)
+    assert (beam_search(problem, width=1).states, beam_search(problem, width=1).cost) == ((0, 0), 3.0)
+    wide = chain(40, 6)
+    assert beam_search(wide).cost == pytest.approx(solve(wide).cost)
+    assert beam_search(wide, width=2).cost > solve(wide).cost
+    assert beam_search(PairwiseProblem((), {})).states == ()
+
+
+def test_a_beam_that_loses_every_allowed_choice_says_so() -> None:
+    problem = problem_of([[1.0, 2.0], [0.0]], {(0, 1): [[INF], [0.0]]})
+    assert beam_search(problem).states == (1, 0)
+    with pytest.raises(SelectionError, match="width 1 found no allowed choice"):
+        beam_search(problem, width=1)
 
 
 @pytest.mark.parametrize(
