@@ -64,10 +64,16 @@ def adapter_workload(tensor: TensorType, source: Format, target: Format) -> Work
     return layer_kind("layout_cast").workload(LayoutCastAttributes(source.layout, target.layout), [tensor])
 
 
-def _adapters(
+def adapter_workloads(
     graph: Graph, by_workload: Mapping[Workload, tuple[Candidate, ...]], covers: Iterable[Cover]
 ) -> list[Workload]:
-    """Every conversion that some choice of candidates could need."""
+    """Every conversion that some choice of candidates could need.
+
+    Args:
+        graph: The network.
+        by_workload: Candidates of its layers and of the covers' composites.
+        covers: Layers that may be computed at once.
+    """
     written: dict[str, dict[Format, None]] = {tensor: {} for tensor in graph.tensors}
     read: dict[str, dict[Format, None]] = {tensor: {} for tensor in graph.tensors}
     for layer in (*graph.layers, *(cover.layer for cover in covers)):
@@ -125,6 +131,6 @@ def enumerate_candidates(graph: Graph, device: Device, last_resorts: Collection[
             covers.append(cover)
         else:
             del by_workload[workload]
-    for workload in _adapters(graph, by_workload, covers):
+    for workload in adapter_workloads(graph, by_workload, covers):
         by_workload[workload], refusals[workload] = workload_candidates(workload, device)
     return Candidates(by_workload, refusals, tuple(covers))

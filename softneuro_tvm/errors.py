@@ -55,6 +55,28 @@ class StoreError(ProfileError):
     """The profile store cannot be opened or written."""
 
 
+class OptionError(SoftNeuroError):
+    """An option of the command line cannot be read."""
+
+
+class RestrictionError(SoftNeuroError):
+    """A restriction of the search space cannot hold, or would have no effect."""
+
+
+class DescriptorError(RestrictionError):
+    """A routine descriptor cannot be read, or names something that does not exist.
+
+    Args:
+        text: The descriptor as it was written.
+        position: Where in it the trouble starts, from 0.
+        message: What is wrong there, and what to write instead.
+    """
+
+    def __init__(self, text: str, position: int, message: str) -> None:
+        self.text, self.position = text, position
+        super().__init__(f"routine descriptor {text!r}: {message}\n  {text}\n  {' ' * position}^")
+
+
 class SelectionError(SoftNeuroError):
     """No combination of routines computes the network."""
 

@@ -2,38 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from rich.markup import escape
 from rich.table import Table
 
 from softneuro_tvm.cli.tables import milliseconds, table
-from softneuro_tvm.plan import Alternative, LayerChoice, Plan
+from softneuro_tvm.descriptor import Descriptor
+from softneuro_tvm.explanation import (
+    Loss,
+    adapter_sentences,
+    candidate_text,
+    layer_sentence,
+    layout_sentences,
+    other_routines,
+    with_routine,
+)
+from softneuro_tvm.plan import LayerChoice, Plan
 
 
 def plan_table(plan: Plan) -> Table:
-    """Layer, routine, layouts, ms, share, runner-up; adapters last."""
+    """Layer, routine, layouts, ms, share, best other routine; adapters last."""
     total = max(plan.predicted_s, 1e-12)
     rows = []
     for choice in plan.layers:
-        runner_up = choice.alternatives[0] if choice.alternatives else None
+        others = other_routines(plan, choice)
         rows.append(
             [
-                layer_text(choice),
+                escape(layer_text(choice)),
                 choice.routine,
                 _main_parameter(choice),
                 _layouts(choice),
                 milliseconds(choice.median_s),
                 f"{choice.median_s / total:.1%}",
-                _short(runner_up) if runner_up else "-",
-                milliseconds(runner_up.median_s) if runner_up else "-",
-                milliseconds(runner_up.plan_s - plan.predicted_s) if runner_up else "-",
+                *(_other(others[0]) if others else ("-", "-", "-")),
             ]
         )
     for adapter in plan.adapters:
         rows.append(
             [
-                f"{adapter.tensor}",
+                escape(adapter.tensor),
                 "[dim]adapter[/dim]",
                 "",
                 f"{adapter.source.layout} > {adapter.target.layout}",
@@ -51,9 +61,9 @@ def plan_table(plan: Plan) -> Table:
         ("layout", "left"),
         ("ms", "right"),
         ("share", "right"),
-        ("runner-up", "left"),
+        ("best other routine", "left"),
         ("its ms", "right"),
-        ("plan + ms", "right"),
+        ("network + ms", "right"),
     ]
     return table(f"{plan.model}: what was chosen", columns, rows)
 
@@ -69,10 +79,12 @@ def _main_parameter(choice: LayerChoice) -> str:
     return f"m={params['m']}" if "m" in params else ""
 
 
-def _short(alternative: Alternative) -> str:
-    """Algorithm and layout of a candidate."""
-    where, _, rest = alternative.descriptor.partition("/")
-    return f"{rest.partition('/')[0]} {where.rpartition(':')[2]}"
+def _other(found: Loss) -> tuple[str, str, str]:
+    """Another routine, its time, and what the network loses with it; bounds where nobody timed it."""
+    other = found.alternative
+    least = "" if other.measured else ">= "
+    name = candidate_text(other.descriptor.partition(" ")[0])
+    return name, f"{least}{milliseconds(other.median_s)}", f"{least}{milliseconds(found.lost_s)}"
 
 
 def _layouts(choice: LayerChoice) -> str:
@@ -95,50 +107,76 @@ def comparison_lines(plan: Plan, measured_s: float | None = None) -> Iterator[st
         yield f"measured  {milliseconds(measured_s)} ms ({measured_s / plan.predicted_s - 1:+.1%} against predicted)"
     names = {
         "greedy": "fastest routine for each layer, adapters as needed",
+        "beam": "beam search instead of an exact minimum",
         "no_adapters": "if adapters cost nothing",
         "no_covers": "each layer by itself",
     }
     for name, seconds in sorted(plan.comparison.items(), key=lambda item: item[1]):
-        label = names.get(name) or f"one layout throughout, {name.partition(':')[2]}"
+        layout = name.partition(":")[2]
+        label = f"{layout} wherever possible" if layout else names.get(name, name)
         yield f"  {milliseconds(seconds):>8} ms  {label} ({seconds / plan.predicted_s:.2f}x)"
+
+
+def need_lines(plan: Plan) -> Iterator[str]:
+    """What the plan needs beside time, its limits, and the restrictions that it was made under."""
+    names = {
+        "memory_bytes": "activations",
+        "weights_bytes": "weights",
+        "workspace_bytes": "largest workspace",
+        "accuracy": "sum of relative errors",
+    }
+    needs = []
+    for name, value in plan.resources.items():
+        limit = f" (limit {_amount(name, plan.limits[name])})" if name in plan.limits else ""
+        needs.append(f"{names.get(name, name)} {_amount(name, value)}{limit}")
+    if needs:
+        yield ", ".join(needs)
+    restrictions = plan.tuning.get("restrictions", {})
+    if asked := [f"--{word} {text}" for word, texts in restrictions.items() for text in texts]:
+        yield f"restricted by {' '.join(asked)}"
+
+
+def _amount(name: str, value: float) -> str:
+    return _megabytes(value) if name.endswith("_bytes") else f"{value:.2g}"
+
+
+def _megabytes(size_bytes: float) -> str:
+    return f"{size_bytes / 1e6:.{1 if size_bytes >= 1e5 else 3}f} MB"
 
 
 def memory_line(memory: Mapping[str, int]) -> str:
     """Bytes that a built module needs, from its manifest."""
-
-    def megabytes(key: str) -> str:
-        return f"{memory[key] / 1e6:.{1 if memory[key] >= 1e5 else 3}f} MB"
-
     return (
-        f"activations {megabytes('arena_bytes')} (lower bound {megabytes('lower_bound_bytes')}), "
-        f"weights {megabytes('weights_bytes')}, largest workspace {megabytes('workspace_bytes')}"
+        f"activations {_megabytes(memory['arena_bytes'])} (lower bound {_megabytes(memory['lower_bound_bytes'])}), "
+        f"weights {_megabytes(memory['weights_bytes'])}, largest workspace {_megabytes(memory['workspace_bytes'])}"
     )
 
 
-def plan_json(plan: Plan) -> dict[str, Any]:
-    """The same as JSON values."""
-    return {
+def plan_json(
+    plan: Plan, choices: Sequence[LayerChoice] | None = None, asked: Descriptor | None = None
+) -> dict[str, Any]:
+    """The same as JSON values, and all that `explain` says.
+
+    Args:
+        plan: The plan.
+        choices: Layers to tell of; all by default.
+        asked: Tells also what is lost with these candidates.
+    """
+    shown = plan.layers if choices is None else choices
+    found: dict[str, Any] = {
         "model": plan.model,
+        "graph": plan.graph,
+        "device": dict(plan.device),
         "predicted_s": plan.predicted_s,
         "lower_bound_s": plan.lower_bound_s,
         "method": plan.method,
         "comparison": dict(plan.comparison),
-        "layers": [
-            {
-                "layer": c.layer,
-                "covers": list(c.covers),
-                "kind": c.kind,
-                "descriptor": f"{c.descriptor}@{c.layer}",
-                "routine": c.routine,
-                "layout": _layouts(c),
-                "median_s": c.median_s,
-                "spread": c.spread,
-                "share": c.median_s / plan.predicted_s if plan.predicted_s else 0.0,
-                "alternatives": [vars(a) for a in c.alternatives],
-                "rejected": [list(pair) for pair in c.rejected],
-            }
-            for c in plan.layers
-        ],
+        "resources": dict(plan.resources),
+        "limits": dict(plan.limits),
+        "samples_s": list(plan.samples_s),
+        "pareto": [dict(point) for point in plan.pareto],
+        "tuning": dict(plan.tuning),
+        "layers": [_choice_json(plan, choice) for choice in shown],
         "adapters": [
             {
                 "tensor": a.tensor,
@@ -149,4 +187,46 @@ def plan_json(plan: Plan) -> dict[str, Any]:
             }
             for a in plan.adapters
         ],
+        "text": [*adapter_sentences(plan), *layout_sentences(plan)],
     }
+    if asked is not None:
+        names = {choice.layer for choice in shown}
+        options = [(choice, loss) for choice, loss in with_routine(plan, asked) if choice.layer in names]
+        found["routine"] = {
+            "descriptor": str(asked),
+            "layers": [
+                {"layer": c.layer, **({"chosen": True} if loss is None else _loss_json(loss))} for c, loss in options
+            ],
+        }
+    return found
+
+
+def _choice_json(plan: Plan, choice: LayerChoice) -> dict[str, Any]:
+    return {
+        "layer": choice.layer,
+        "covers": list(choice.covers),
+        "kind": choice.kind,
+        "descriptor": f"{choice.descriptor}@{choice.layer}",
+        "routine": choice.routine,
+        "layout": _layouts(choice),
+        "reads": list(choice.inputs),
+        "writes": list(choice.outputs),
+        "median_s": choice.median_s,
+        "spread": choice.spread,
+        "error": choice.error,
+        "share": choice.median_s / plan.predicted_s if plan.predicted_s else 0.0,
+        "alternatives": [_finite(vars(a)) for a in choice.alternatives],
+        "other_routines": [_loss_json(loss) for loss in other_routines(plan, choice)],
+        "rejected": [list(pair) for pair in choice.rejected],
+        "text": layer_sentence(plan, choice),
+    }
+
+
+def _loss_json(loss: Loss) -> dict[str, Any]:
+    more = {"lost_s": loss.lost_s, "own_s": loss.own_s, "elsewhere_s": loss.elsewhere_s, "noise_s": loss.noise_s}
+    return _finite(vars(loss.alternative) | {"chosen": False} | more)
+
+
+def _finite(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The same with null for what no plan can have: JSON knows no infinity."""
+    return {key: None if isinstance(v, float) and not math.isfinite(v) else v for key, v in values.items()}
