@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property, lru_cache
 from importlib.metadata import version
 from pathlib import Path
@@ -51,7 +51,30 @@ class Key:
     @cached_property
     def digest(self) -> str:
         """32 hexadecimal digits that stand for the key."""
-        return hashlib.sha256(json.dumps(astuple(self)).encode()).hexdigest()[:32]
+        return hashlib.sha256(json.dumps(self.values).encode()).hexdigest()[:32]
+
+    @property
+    def values(self) -> tuple[str | int, ...]:
+        """All fields in order; `dataclasses.astuple` would copy each of them."""
+        return tuple(getattr(self, name) for name in KEY_FIELDS)
+
+    @property
+    def kind(self) -> str:
+        """The layer kind of the workload; empty for a whole network.
+
+        Raises:
+            ValueError: the workload is malformed.
+        """
+        if self.routine == NETWORK:
+            return ""
+        workload = json.loads(self.workload)
+        if not isinstance(workload, dict):
+            raise ValueError("the workload is no JSON object")
+        return str(workload.get("kind"))
+
+
+KEY_FIELDS = tuple(field.name for field in fields(Key))
+"""Names of a key's fields, in order."""
 
 
 def formats_text(variant: Variant) -> str:
@@ -84,6 +107,44 @@ def _source(routine: type[Routine]) -> str:
     return hashlib.sha256(own.encode() + generator.read_bytes()).hexdigest()[:12]
 
 
+@lru_cache
+def _tvm_version() -> str:
+    return version("apache-tvm")
+
+
+NETWORK = "network"
+"""Stands for a routine in the keys of whole networks."""
+
+
+@lru_cache
+def _builder_source() -> str:
+    """Hash of what turns a plan into a module."""
+    package = Path(__file__).parents[1]
+    names = ("activation_memory", "builder", "call_runs", "call_sequence", "codegen")
+    return hashlib.sha256(b"".join((package / f"{name}.py").read_bytes() for name in names)).hexdigest()[:12]
+
+
+def network_key(graph: str, plan: str, device: Device) -> Key:
+    """The key of a whole network's measurement.
+
+    Args:
+        graph: The graph's digest.
+        plan: Stands for all that the plan chooses.
+        device: This machine, with the number of threads.
+    """
+    target = json.dumps(dict(device.target), sort_keys=True)
+    source = _builder_source()
+    return Key(graph, NETWORK, plan, "", source, target, device.part, device.threads, _tvm_version(), "dram")
+
+
+def is_current(key: Key) -> bool:
+    """True if measuring again would use the same key: its routine's source and TVM's version are those of now."""
+    if key.routine == NETWORK:
+        return key.tvm == _tvm_version() and key.source == _builder_source()
+    routine = registry.routines().get(key.routine)
+    return routine is not None and key.tvm == _tvm_version() and key.source == _source(type(routine))
+
+
 def measurement_key(candidate: Candidate, device: Device, residency: Residency) -> Key:
     """The key of a candidate's measurement.
 
@@ -102,7 +163,7 @@ def measurement_key(candidate: Candidate, device: Device, residency: Residency) 
         target=json.dumps(dict(device.target), sort_keys=True),
         part=device.part,
         threads=device.threads,
-        tvm=version("apache-tvm"),
+        tvm=_tvm_version(),
         residency=residency if rotates else "l2",
     )
 

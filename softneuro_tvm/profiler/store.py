@@ -2,39 +2,41 @@
 
 from __future__ import annotations
 
-import fcntl
 import itertools
 import json
 import logging
 import os
 import sqlite3
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import astuple, fields
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from platformdirs import user_cache_dir
 
-from softneuro_tvm.errors import ProfileError, StoreError
+from softneuro_tvm.errors import ProfileError
 from softneuro_tvm.measurement import Measurement
 from softneuro_tvm.profiler.keys import Key
+from softneuro_tvm.profiler.rows import Row, Samples, joined, measured, merged, now, parse, write
+from softneuro_tvm.profiler.salvage import Salvage
+from softneuro_tvm.profiler.schema import ENVIRONMENT_VARIABLE, transaction
+from softneuro_tvm.profiler.store_file import StoreFile
 
 logger = logging.getLogger(__name__)
 
-ENVIRONMENT_VARIABLE = "SOFTNEURO_TVM_STORE"
-"""Names another file for the store."""
+RETRY_AFTER_DAYS = 7.0
+"""A candidate that crashed or ran out of time is measured again after so many days: the cause may be gone."""
+MAX_ATTEMPTS = 3
+"""A candidate that crashed or ran out of time so often is not measured again by itself."""
 
-_SCHEMA_VERSION = 1
-_COLUMNS = tuple(field.name for field in fields(Key))
-_SCHEMA = f"""
-CREATE TABLE IF NOT EXISTS measurement (
-    digest TEXT PRIMARY KEY, {", ".join(f"{column} NOT NULL" for column in _COLUMNS)},
-    result TEXT NOT NULL, created TEXT NOT NULL DEFAULT CURRENT_TIMESTAMP
-) WITHOUT ROWID
-"""
+_EXPIRING = ("crash", "timeout")
+_RETRIED = ("crash", "timeout", "error")
 _CHUNK = 500
-_BUSY_TIMEOUT_S = 30.0
+_SELECT = """
+SELECT m.result, m.crc, m.created, m.attempts, d.fingerprint
+FROM measurement AS m LEFT JOIN device AS d ON d.id = m.device WHERE m.digest = ?
+"""
 
 
 def default_path() -> Path:
@@ -46,79 +48,24 @@ def default_path() -> Path:
 class ProfileStore:
     """Measurements on disk. Several processes may use one file at once; a killed writer loses nothing but its own row.
 
+    A damaged file is set aside under another name, and the records that can be read go into a new one; that happens
+    when it is opened, or when the damage is met later. A store of an earlier version is brought up to date.
+
     Args:
         path: The file; made with its folder where absent. `default_path()` if None.
+        fingerprint: Of this machine, see `softneuro_tvm.fingerprint`; noted with each record that is put.
 
     Raises:
-        StoreError: the file cannot be opened or made, or a newer version of this package wrote it.
+        StoreError: the file cannot be opened or made, is no profile store, or a newer version of this package wrote it.
     """
 
-    def __init__(self, path: str | os.PathLike[str] | None = None) -> None:
+    def __init__(
+        self, path: str | os.PathLike[str] | None = None, *, fingerprint: Mapping[str, Any] | None = None
+    ) -> None:
         self.path = Path(path) if path is not None else default_path()
-        with self._translated("opened"):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.with_name(self.path.name + ".lock").open("a") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX)  # two openers must not both set a corrupt file aside
-                try:
-                    self._connection = self._open()
-                except sqlite3.DatabaseError as error:
-                    if not _is_corruption(error):
-                        raise
-                    self._set_aside(error)
-                    self._connection = self._open()
-
-    def _open(self) -> sqlite3.Connection:
-        connection = sqlite3.connect(self.path, timeout=_BUSY_TIMEOUT_S, isolation_level=None)
-        try:
-            found = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
-            if found != "ok":
-                raise sqlite3.DatabaseError(found)
-            version = connection.execute("PRAGMA user_version").fetchone()[0]
-            if version > _SCHEMA_VERSION:
-                raise StoreError(
-                    f"profile store {self.path} was written by a newer softneuro_tvm (schema {version}); "
-                    f"upgrade, or choose another file with {ENVIRONMENT_VARIABLE}"
-                )
-            connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute("PRAGMA synchronous = NORMAL")
-            connection.execute(_SCHEMA)
-            connection.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
-        except BaseException:
-            connection.close()
-            raise
-        return connection
-
-    def _set_aside(self, cause: Exception) -> None:
-        """Renames a corrupt file (and its journal, which belongs to it) so that a new one takes its place."""
-        for number in itertools.count(1):
-            aside = self.path.with_name(f"{self.path.name}.corrupt-{number}")
-            if not aside.exists():
-                break
-        for suffix in ("", "-wal", "-shm"):
-            part = self.path.with_name(self.path.name + suffix)
-            if part.exists():
-                part.rename(aside.with_name(aside.name + suffix))
-        logger.warning("profile store %s is corrupt (%s); renamed to %s, a new one begins", self.path, cause, aside)
-
-    @contextmanager
-    def _translated(self, action: str) -> Iterator[None]:
-        """Turns SQLite's and the file system's errors into a `StoreError` that says what to do."""
-        try:
-            yield
-        except (sqlite3.Error, OSError) as error:
-            text = str(error).lower()
-            if isinstance(error, sqlite3.DatabaseError) and _is_corruption(error):
-                remedy = "run again: opening it sets the corrupt file aside and begins a new one"
-            elif "full" in text or "no space" in text:
-                remedy = "free some space on that disk"
-            elif "locked" in text or "busy" in text:
-                remedy = "another process keeps it locked: wait for it or end it"
-            else:
-                remedy = "make the file and its folder writable"
-            raise StoreError(
-                f"profile store {self.path} cannot be {action}: {error}; {remedy}, "
-                f"or choose another file with {ENVIRONMENT_VARIABLE}"
-            ) from error
+        self.session = uuid.uuid4().hex[:12]
+        self.fingerprint = fingerprint
+        self.file = StoreFile(self.path)
 
     def get(self, key: Key) -> Measurement | None:
         """The measurement of this key, or None.
@@ -128,23 +75,34 @@ class ProfileStore:
         """
         return self.get_many([key]).get(key)
 
-    def get_many(self, keys: Iterable[Key]) -> dict[Key, Measurement]:
+    def get_many(self, keys: Iterable[Key], *, retry_failed: bool = False) -> dict[Key, Measurement]:
         """The measurements that exist among these keys.
+
+        A crash or time-out that is older than `RETRY_AFTER_DAYS` counts as missing until `MAX_ATTEMPTS` were made.
+
+        Args:
+            keys: What to look up.
+            retry_failed: Count every crash, time-out and error as missing.
 
         Raises:
             StoreError: the file cannot be read.
         """
         by_digest = {key.digest: key for key in keys}
-        digests, found = list(by_digest), dict[Key, Measurement]()
+        digests, found, expired = list(by_digest), dict[Key, Measurement](), now(RETRY_AFTER_DAYS)
         for start in range(0, len(digests), _CHUNK):
             chunk = digests[start : start + _CHUNK]
-            query = f"SELECT digest, result FROM measurement WHERE digest IN ({','.join('?' * len(chunk))})"
-            with self._translated("read"):
-                rows = self._connection.execute(query, chunk).fetchall()
-            for digest, result in rows:
-                measurement = self._parse(digest, result)
-                if measurement is not None:
-                    found[by_digest[digest]] = measurement
+            query = (
+                "SELECT digest, result, crc, created, attempts FROM measurement "
+                f"WHERE digest IN ({','.join('?' * len(chunk))})"
+            )
+            rows = self.file.run("read", lambda c, q=query, values=chunk: c.execute(q, values).fetchall())  # type: ignore[misc]
+            for digest, result, crc, created, attempts in rows:
+                measurement = self._measurement(digest, result, crc)
+                if measurement is None or (retry_failed and measurement.status in _RETRIED):
+                    continue
+                if measurement.status in _EXPIRING and str(created) < expired and attempts < MAX_ATTEMPTS:
+                    continue
+                found[by_digest[digest]] = measurement
         return found
 
     def put(self, key: Key, measurement: Measurement) -> None:
@@ -153,38 +111,155 @@ class ProfileStore:
         Raises:
             StoreError: the file cannot be written.
         """
-        values = (key.digest, *astuple(key), json.dumps(measurement.to_json()))
-        columns = ", ".join(("digest", *_COLUMNS, "result"))
-        with self._translated("written"):
-            self._connection.execute(
-                f"INSERT OR REPLACE INTO measurement ({columns}) VALUES ({','.join('?' * len(values))})", values
-            )
+        self._put(key, measurement, lambda earlier, later: later)
 
-    def records(self) -> Iterator[tuple[Key, Measurement]]:
-        """Every record, those of one workload together.
+    def add_samples(self, key: Key, measurement: Measurement) -> Measurement:
+        """Writes a further measurement of a key: the samples of all sessions are kept if the known and this one are ok.
+
+        Nothing is lost if several processes add to one key at once.
+
+        Args:
+            key: What was measured.
+            measurement: What was measured now, without earlier samples.
+
+        Returns:
+            The measurement as it is stored now.
+
+        Raises:
+            StoreError: the file cannot be written.
+        """
+        return self._put(
+            key, measurement, lambda old, new: joined(old, new) if old.measurement.ok and new.measurement.ok else new
+        ).measurement
+
+    def _put(self, key: Key, measurement: Measurement, combine: Callable[[Row, Row], Row]) -> Row:
+        """Writes a record that may depend on the one it replaces, and counts the attempts."""
+        row = measured(key, measurement, self.session, self.fingerprint)
+
+        def work(connection: sqlite3.Connection) -> Row:
+            with transaction(connection):
+                earlier = self._row(connection, key)
+                final = row if earlier is None else combine(earlier, row).attempted(earlier.attempts + 1)
+                write(connection, final)
+            return final
+
+        return self.file.run("written", work)
+
+    def absorb(self, rows: Iterable[Row]) -> tuple[int, int, int]:
+        """Writes records of other stores; those of keys that are known are merged, see `rows.merged`.
+
+        Args:
+            rows: The records; each `_CHUNK` of them is one transaction, so others may write meanwhile.
+
+        Returns:
+            How many records were new, were changed, and stayed as they were.
+
+        Raises:
+            StoreError: the file cannot be written.
+        """
+        new = changed = same = 0
+        iterator = iter(rows)
+        while chunk := list(itertools.islice(iterator, _CHUNK)):
+
+            def work(connection: sqlite3.Connection, chunk: list[Row] = chunk) -> tuple[int, int, int]:
+                counts = [0, 0, 0]
+                with transaction(connection):
+                    for row in chunk:
+                        ours = self._row(connection, row.key)
+                        final = row if ours is None else merged(ours, row)
+                        counts[0 if ours is None else 2 if final is ours else 1] += 1
+                        if final is not ours:
+                            write(connection, final)
+                return counts[0], counts[1], counts[2]
+
+            counts = self.file.run("written", work)
+            new, changed, same = new + counts[0], changed + counts[1], same + counts[2]
+        return new, changed, same
+
+    def sessions(self, key: Key) -> tuple[Samples, ...]:
+        """The samples of a key, those of each process that took some apart; empty if there are none.
 
         Raises:
             StoreError: the file cannot be read.
         """
-        with self._translated("read"):
-            columns = ", ".join(("digest", "result", *_COLUMNS))
-            rows = self._connection.execute(f"SELECT {columns} FROM measurement ORDER BY workload, digest").fetchall()
-        for digest, result, *values in rows:
-            measurement = self._parse(digest, result)
-            if measurement is not None:
-                yield Key(*values), measurement
+        row = self.file.run("read", lambda connection: self._row(connection, key))
+        return row.sessions if row else ()
 
-    def _parse(self, digest: str, result: str) -> Measurement | None:
-        """A row's measurement; an unreadable row counts as unknown and will be replaced."""
+    def rows(self) -> Iterator[Row]:
+        """Every record with all that is known about it, those of one workload together.
+
+        Raises:
+            StoreError: the file cannot be read.
+        """
+        salvage = Salvage(self.path)
+        with self.file.translated("read"):
+            found = salvage.rows()
+        for problem in salvage.problems:
+            logger.warning("profile store %s: %s; it is ignored", self.path, problem)
+        yield from found
+
+    def records(self) -> Iterator[tuple[Key, Measurement]]:
+        """Every key with its measurement, those of one workload together.
+
+        Raises:
+            StoreError: the file cannot be read.
+        """
+        for row in self.rows():
+            yield row.key, row.measurement
+
+    def records_near(
+        self, *, kind: str | None = None, part: str | None = None, threads: int | None = None
+    ) -> Iterator[Row]:
+        """Records of layers, from which something can be learnt, also outdated ones (`Row.current` tells).
+
+        Args:
+            kind: Only of this layer kind.
+            part: Only of this processor.
+            threads: Only for so many threads.
+
+        Raises:
+            StoreError: the file cannot be read.
+        """
+        for row in self.rows():
+            if part not in (None, row.key.part) or threads not in (None, row.key.threads):
+                continue
+            if kind in (None, row.key.kind) and row.key.kind:
+                yield row
+
+    def delete(self, keys: Iterable[Key]) -> int:
+        """Removes records, all or none, and gives the space back; returns how many there were.
+
+        Raises:
+            StoreError: the file cannot be written.
+        """
+        digests = [(key.digest,) for key in keys]
+
+        def work(connection: sqlite3.Connection) -> int:
+            with transaction(connection):
+                return connection.executemany("DELETE FROM measurement WHERE digest = ?", digests).rowcount
+
+        count = self.file.run("written", work)
+        self.file.run("compacted", lambda connection: connection.execute("VACUUM"))
+        return count
+
+    def _row(self, connection: sqlite3.Connection, key: Key) -> Row | None:
+        values = connection.execute(_SELECT, (key.digest,)).fetchone()
+        if values is None or self._measurement(key.digest, values[0], values[1]) is None:
+            return None
+        result, _, created, attempts, fingerprint = values
+        return Row(key, json.loads(result), created, attempts, json.loads(fingerprint) if fingerprint else None)
+
+    def _measurement(self, digest: str, result: Any, crc: int | None) -> Measurement | None:
+        """A record's measurement; an unreadable record counts as unknown and will be replaced."""
         try:
-            return Measurement.from_json(json.loads(result))
-        except (ValueError, ProfileError) as error:
+            return Measurement.from_json(parse(digest, result, crc))
+        except ProfileError as error:
             logger.warning("profile store %s: record %s is unreadable and is ignored (%s)", self.path, digest, error)
             return None
 
     def close(self) -> None:
         """Closes the file."""
-        self._connection.close()
+        self.file.close()
 
     def __enter__(self) -> ProfileStore:
         return self
@@ -193,8 +268,3 @@ class ProfileStore:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def _is_corruption(error: sqlite3.DatabaseError) -> bool:
-    """True for damaged files: sqlite3 raises the base class for them, and subclasses for locks and full disks."""
-    return type(error) is sqlite3.DatabaseError

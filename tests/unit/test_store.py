@@ -1,41 +1,31 @@
 from __future__ import annotations
 
+import importlib
+import linecache
 import math
 import os
-import signal
 import sqlite3
-import subprocess
-import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from softneuro_tvm import registry
 from softneuro_tvm.device import Device
 from softneuro_tvm.errors import ProfileError, StoreError
-from softneuro_tvm.measurement import Measurement
-from softneuro_tvm.profiler.keys import Key, residency_of, weight_copies
-from softneuro_tvm.profiler.store import ENVIRONMENT_VARIABLE, ProfileStore, default_path
+from softneuro_tvm.formats import Format, TensorType
+from softneuro_tvm.graph import Workload
+from softneuro_tvm.layers.dense import Dense, DenseAttributes
+from softneuro_tvm.measurement import Measurement, Status
+from softneuro_tvm.profiler.keys import Key, measurement_key, network_key, residency_of, weight_copies
+from softneuro_tvm.profiler.rows import Row, now
+from softneuro_tvm.profiler.schema import ENVIRONMENT_VARIABLE
+from softneuro_tvm.profiler.store import MAX_ATTEMPTS, ProfileStore, default_path
+from softneuro_tvm.routine import Candidate, Variant
 
 KEY = Key("{}", "conv2d/direct", "tile=4", "in -> out", "abc", '{"kind": "llvm"}', "part", 2, "0.27", "dram")
 FOUND = Measurement("ok", (1e-6, 3e-6, 2e-6), 1.5e-7)
-
-WRITER = """
-import sys
-from dataclasses import replace
-from softneuro_tvm.profiler.keys import Key
-from softneuro_tvm.measurement import Measurement
-from softneuro_tvm.profiler.store import ProfileStore
-
-path, name, count = sys.argv[1], sys.argv[2], int(sys.argv[3])
-key = Key("{}", name, "", "in -> out", "abc", "{}", "part", 2, "0.27", "dram")
-with ProfileStore(path) as store:
-    for number in range(count):
-        store.put(replace(key, params=str(number)), Measurement("ok", (1e-6,) * 25, 0.0, "x" * 500))
-        print(number, flush=True)
-"""
 
 
 def key(number: int) -> Key:
@@ -100,14 +90,15 @@ def truncate(path: Path) -> None:
 @pytest.mark.parametrize("damage", [corrupt_whole, corrupt_middle, truncate])
 def test_a_damaged_file_is_set_aside(path: Path, damage: object, caplog: pytest.LogCaptureFixture) -> None:
     assert callable(damage)
+    long = replace(FOUND, message="x" * 200)
     for number in (1, 2):
         with ProfileStore(path) as store:
             for i in range(100):
-                store.put(key(i), replace(FOUND, message="x" * 200))
+                store.put(key(i), long)
         damage(path)
         damaged = path.read_bytes()
         with ProfileStore(path) as store:
-            assert store.get(KEY) is None
+            assert store.get(KEY) in (None, long)
             store.put(KEY, FOUND)
             assert store.get(KEY) == FOUND
         assert path.with_name(f"profile.sqlite.corrupt-{number}").read_bytes() == damaged
@@ -127,34 +118,6 @@ def test_an_unreadable_row_counts_as_unknown(path: Path, caplog: pytest.LogCaptu
         assert store.get(KEY) == FOUND
 
 
-def test_a_killed_writer_loses_nothing_that_it_reported(path: Path) -> None:
-    for attempt in range(6):
-        writer = subprocess.Popen(
-            [sys.executable, "-c", WRITER, str(path), f"writer{attempt}", "1000000"], stdout=subprocess.PIPE, text=True
-        )
-        assert writer.stdout is not None
-        assert writer.stdout.readline() == "0\n"
-        time.sleep(0.013 * attempt)
-        writer.send_signal(signal.SIGKILL)
-        written = len(writer.stdout.read().split("\n"))  # the complete lines after the first, and perhaps a part of one
-        writer.wait()
-        writer.stdout.close()
-        with ProfileStore(path) as store:
-            kept = sum(record.routine == f"writer{attempt}" for record, _ in store.records())
-        assert kept >= written
-    assert not list(path.parent.glob("*.corrupt-*"))
-
-
-def test_two_processes_write_at_once(path: Path) -> None:
-    writers = [
-        subprocess.Popen([sys.executable, "-c", WRITER, str(path), name, "300"], stdout=subprocess.DEVNULL)
-        for name in ("one", "two")
-    ]
-    assert [writer.wait() for writer in writers] == [0, 0]
-    with ProfileStore(path) as store:
-        assert len(list(store.records())) == 600
-
-
 def test_a_folder_that_cannot_be_made_is_explained(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match=ENVIRONMENT_VARIABLE):
@@ -171,14 +134,14 @@ def test_a_read_only_folder_is_explained(path: Path) -> None:
 
 def test_a_read_only_database_is_explained(path: Path) -> None:
     with ProfileStore(path) as store:
-        store._connection.execute("PRAGMA query_only = ON")
+        store.file._connection.execute("PRAGMA query_only = ON")
         with pytest.raises(StoreError, match="writable"):
             store.put(KEY, FOUND)
 
 
 def test_a_full_disk_is_explained(path: Path) -> None:
     with ProfileStore(path) as store:
-        store._connection.execute("PRAGMA max_page_count = 4")
+        store.file._connection.execute("PRAGMA max_page_count = 4")
         with pytest.raises(StoreError, match="free some space"):
             for number in range(100):
                 store.put(key(number), replace(FOUND, message="x" * 500))
@@ -188,7 +151,7 @@ def test_a_full_disk_is_explained(path: Path) -> None:
 def test_a_newer_schema_is_refused_and_kept(path: Path) -> None:
     with ProfileStore(path) as store:
         store.put(KEY, FOUND)
-        store._connection.execute("PRAGMA user_version = 99")
+        store.file._connection.execute("PRAGMA user_version = 99")
     with pytest.raises(StoreError, match="newer"):
         ProfileStore(path)
     assert not list(path.parent.glob("*.corrupt-*"))
@@ -199,6 +162,144 @@ def test_the_environment_names_the_file(path: Path, monkeypatch: pytest.MonkeyPa
     assert default_path() == path
     monkeypatch.delenv(ENVIRONMENT_VARIABLE)
     assert default_path().parts[-2:] == ("softneuro_tvm", "profile.sqlite")
+
+
+def row(measurement: Measurement, days_ago: float = 0.0, attempts: int = 1) -> Row:
+    return Row(KEY, measurement.to_json(), now(days_ago), attempts)
+
+
+@pytest.mark.parametrize(
+    ("status", "days_ago", "attempts", "known", "known_unless_retried"),
+    [
+        ("ok", 900, 9, True, True),
+        ("wrong", 900, 1, True, True),
+        ("error", 900, 1, True, False),
+        ("crash", 6.9, 1, True, False),
+        ("crash", 7.1, 1, False, False),
+        ("timeout", 7.1, 2, False, False),
+        ("timeout", 7.1, MAX_ATTEMPTS, True, False),
+    ],
+)
+def test_failures_are_retried(
+    path: Path, status: Status, days_ago: float, attempts: int, known: bool, known_unless_retried: bool
+) -> None:
+    with ProfileStore(path) as store:
+        store.absorb([row(Measurement(status, (1.0,) if status == "ok" else ()), days_ago, attempts)])
+        assert (store.get(KEY) is not None) == known
+        assert bool(store.get_many([KEY], retry_failed=True)) == known_unless_retried
+
+
+def test_attempts_are_counted_and_the_last_time_counts(path: Path) -> None:
+    with ProfileStore(path) as store:
+        store.absorb([row(Measurement("crash"), 30)])
+        assert store.get(KEY) is None
+        store.put(KEY, Measurement("crash"))
+        assert store.get(KEY) == Measurement("crash")
+        store.put(KEY, FOUND)
+        assert [found.attempts for found in store.rows()] == [3]
+
+
+def test_samples_are_added_with_their_sessions(path: Path) -> None:
+    with ProfileStore(path) as store:
+        assert store.sessions(KEY) == ()
+        assert store.add_samples(KEY, replace(FOUND, error=2e-7)) == replace(FOUND, error=2e-7)
+        first = store.session
+    with ProfileStore(path) as store:
+        joined = store.add_samples(KEY, replace(FOUND, samples_s=(7e-6,)))
+        assert joined == store.get(KEY) == Measurement("ok", (*FOUND.samples_s, 7e-6), 2e-7, "", (3, 1))
+        assert {s.taken["session"]: s.samples_s for s in store.sessions(KEY)} == {
+            first: FOUND.samples_s,
+            store.session: (7e-6,),
+        }
+        assert store.add_samples(KEY, Measurement("crash")) == store.get(KEY) == Measurement("crash")
+        assert store.add_samples(KEY, FOUND) == store.get(KEY) == FOUND
+
+
+def test_what_a_measurement_carries_besides_is_kept(path: Path) -> None:
+    class Throttled(Measurement):
+        def to_json(self) -> dict[str, Any]:
+            return {**super().to_json(), "throttle": self.median_s * 1e6}
+
+    with ProfileStore(path) as store:
+        store.put(KEY, Throttled("ok", (1e-6,), 0.0))
+        store.add_samples(KEY, Throttled("ok", (3e-6,), 0.0))
+        assert [session.taken["throttle"] for session in store.sessions(KEY)] == pytest.approx([1.0, 3.0])
+        assert next(store.rows()).result["throttle"] == pytest.approx(3.0)
+
+
+def test_records_know_their_device_which_is_stored_once(path: Path) -> None:
+    here, there = {"part": "a", "digest": "1"}, {"part": "b", "digest": "2"}
+    with ProfileStore(path, fingerprint=here) as one, ProfileStore(path, fingerprint=there) as two:
+        for number in range(4):
+            (one if number < 3 else two).put(key(number), FOUND)
+        devices = {row.key: row.fingerprint for row in one.rows()}
+        assert devices == {**dict.fromkeys(map(key, range(3)), here), key(3): there}
+        two.put(key(0), FOUND)
+        stored = two.file.run("read", lambda c: c.execute("SELECT digest FROM device ORDER BY 1").fetchall())
+        assert stored == [("1",), ("2",)]
+
+
+ROUTINE = """
+from softneuro_tvm.routine import Routine
+
+class Changing(Routine):
+    name = "dense/{name}"
+    kind = "dense"
+    source = "nowhere"
+    def variants(self, workload, device): return ()
+    def emit(self, *arguments): return None
+    def error_bound(self, workload, variant): return {bound}
+"""
+
+
+def dense() -> tuple[Workload, Variant]:
+    weights = {"weight": TensorType((16, 32)), "bias": TensorType((16,))}
+    workload = Dense().workload(DenseAttributes(), [TensorType((4, 32))], weights)
+    return workload, Variant((), (Format("NC"),), (Format("NC"),))
+
+
+def test_records_of_a_routine_that_changed_are_ignored_and_others_kept(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr("sys.dont_write_bytecode", True)
+    workload, variant = dense()
+
+    def keys_now(bound: float) -> dict[str, Key]:
+        found = {}
+        for name, error in (("one", 0.5), ("two", bound)):
+            (tmp_path / f"changing_{name}.py").write_text(ROUTINE.format(name=name, bound=error))
+            importlib.invalidate_caches()
+            linecache.clearcache()
+            module = importlib.reload(importlib.import_module(f"changing_{name}"))
+            candidate = Candidate(workload, module.Changing(), variant)
+            found[name] = measurement_key(candidate, Device("test", {"kind": "llvm"}), "l2")
+        return found
+
+    before, after = keys_now(0.5), keys_now(0.25)
+    assert before["one"] == after["one"]
+    with ProfileStore(path) as store:
+        for measured in before.values():
+            store.put(measured, FOUND)
+        assert store.get_many(after.values()) == {before["one"]: FOUND}
+        assert store.get_many(keys_now(0.5).values()) == dict.fromkeys(before.values(), FOUND)
+        assert {row.key for row in store.records_near()} == set(before.values())
+
+
+def test_records_to_learn_from_tell_whether_they_are_current(path: Path) -> None:
+    workload, variant = dense()
+    routine = next(iter(registry.routines_of("dense")))
+    current = measurement_key(Candidate(workload, routine, variant), Device("test", {}, "part", 2), "l2")
+    others = [replace(current, source="0"), replace(current, tvm="0.1"), replace(current, routine="dense/gone")]
+    elsewhere = [replace(current, part="other"), replace(current, threads=1), replace(current, workload="{}")]
+    network = network_key("graph", "plan", Device("test", {}, "part", 2))
+    with ProfileStore(path) as store:
+        for each in (current, *others, *elsewhere, network):
+            store.put(each, FOUND)
+        near = {row.key: row.current for row in store.records_near(kind="dense", part="part", threads=2)}
+        assert near == {current: True, **dict.fromkeys(others, False)}
+        assert sum(row.current for row in store.records_near()) == 4
+        assert sum(row.current for row in store.rows()) == 5
 
 
 def test_median_and_spread() -> None:
