@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from softneuro_tvm.benchmark import peers
+from softneuro_tvm.errors import ProfileError
 
 Run = Callable[[], Any]
 """Runs the model once on the inputs it was loaded with."""
@@ -35,6 +38,33 @@ def _untuned(source: str, inputs: Mapping[str, np.ndarray], threads: int) -> tup
     return module.runner(tensors), lambda: module.run(inputs)
 
 
+def _metaschedule(
+    source: str, inputs: Mapping[str, np.ndarray], threads: int
+) -> tuple[Run, Callable[[], list[np.ndarray]]]:
+    """A library that `softneuro_tvm.benchmark.metaschedule` built; beside it lies what it says about itself."""
+    import tvm
+    from tvm.runtime.vm import VirtualMachine
+
+    from softneuro_tvm.quiet import quiet_constants
+    from softneuro_tvm.runtime import configure_threads
+
+    about = Path(source).with_suffix(".json")
+    if not about.is_file():
+        raise ProfileError(f"{source!r} is no library of scripts/compare_metaschedule; that script builds and times it")
+    with quiet_constants():
+        main = VirtualMachine(tvm.runtime.load_module(source), tvm.cpu())["main"]
+    tensors = [
+        tvm.runtime.tensor(np.asarray(inputs[name], order="C")) for name in json.loads(about.read_text())["inputs"]
+    ]
+    configure_threads(threads)
+
+    def outputs() -> list[np.ndarray]:
+        result = main(*tensors)
+        return [tensor.numpy() for tensor in ([result] if hasattr(result, "numpy") else result)]
+
+    return lambda: main(*tensors), outputs
+
+
 def _onnxruntime(
     source: str, inputs: Mapping[str, np.ndarray], threads: int
 ) -> tuple[Run, Callable[[], list[np.ndarray]]]:
@@ -57,6 +87,7 @@ def _onnxruntime(
 ENGINES: dict[str, Load] = {
     "softneuro_tvm": _softneuro_tvm,
     "untuned": _untuned,
+    "metaschedule": _metaschedule,
     "onnxruntime": _onnxruntime,
     "openvino": peers.openvino,
     "mnn": peers.mnn,
