@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from importlib.metadata import version
 from typing import Any
 
+import numpy as np
 import tvm
-from tvm import relax
+import tvm_ffi
+from tvm import relax, tirx
 
 from softneuro_tvm.activation_memory import place_activations
 from softneuro_tvm.call_runs import merge_calls
 from softneuro_tvm.candidates import adapter_workload
-from softneuro_tvm.codegen import PASS_CONFIG, TIR_PIPELINE, rename
 from softneuro_tvm.covers import planned_layers
-from softneuro_tvm.device import Device
+from softneuro_tvm.device import Device, available_cores
 from softneuro_tvm.errors import BuildError, PlanError
 from softneuro_tvm.formats import OPEN, Format, TensorType, canonical_format, physical_shape
 from softneuro_tvm.graph import Graph, Layer, Workload
+from softneuro_tvm.kernel_objects import object_files, symbol, with_symbol
+from softneuro_tvm.library import Library
+from softneuro_tvm.object_cache import ObjectCache
 from softneuro_tvm.plan import LayerChoice, Plan
 from softneuro_tvm.registry import routine
 from softneuro_tvm.routine import VIEW, Variant
@@ -28,14 +33,17 @@ from softneuro_tvm.runtime import MANIFEST_FUNCTION, Module
 logger = logging.getLogger(__name__)
 
 
-def build(graph: Graph, plan: Plan, device: Device, source: str = "") -> Module:
+def build(graph: Graph, plan: Plan, device: Device, source: str = "", cache: ObjectCache | None = None) -> Module:
     """Builds the module that a plan describes.
+
+    Kernels that were compiled before, to be measured or for another module, are not compiled again.
 
     Args:
         graph: The network that the plan was made for.
         plan: What to use for each layer.
         device: What to generate code for.
         source: Where the model came from; goes into the manifest.
+        cache: Where compiled kernels are kept; in the user's cache folder by default.
 
     Raises:
         PlanError: the plan belongs to another graph.
@@ -46,13 +54,13 @@ def build(graph: Graph, plan: Plan, device: Device, source: str = "") -> Module:
     module, memory = emit(graph, plan, device)
     about = manifest(graph, plan, memory, source)
     module.update(_constant_function(MANIFEST_FUNCTION, json.dumps(about, sort_keys=True)))
-    target = tvm.target.Target(dict(device.target))
+    kernels = {symbol(f): f for f in module.functions.values() if isinstance(f, tirx.PrimFunc)}
     try:
-        with tvm.transform.PassContext(opt_level=3, config=PASS_CONFIG):
-            executable = relax.build(module, target, relax_pipeline=_lowering, tir_pipeline=TIR_PIPELINE)
+        objects = object_files(kernels, device.target, cache or ObjectCache())
+        executable = relax.build(module, tvm.target.Target(dict(device.target)), relax_pipeline=_lowering)
     except Exception as error:  # TVM raises many types
         raise BuildError(f"TVM could not build {graph.name!r}: {error}") from error
-    return Module.from_executable(executable, about)
+    return Module.from_library(Library(executable, objects), about)
 
 
 def emit(graph: Graph, plan: Plan, device: Device) -> tuple[tvm.IRModule, dict[str, int]]:
@@ -112,9 +120,9 @@ def manifest(graph: Graph, plan: Plan, memory: Mapping[str, int], source: str = 
 
 @tvm.transform.module_pass(opt_level=0)  # type: ignore[untyped-decorator]
 def _lowering(module: tvm.IRModule, _context: Any) -> tvm.IRModule:
-    """To VM instructions. TVM places the tensors that have no place in the arena."""
+    """To VM instructions. TVM places the tensors that have no place in the arena. Kernels are called by name."""
     t = relax.transform
-    return tvm.transform.Sequential(
+    lowered = tvm.transform.Sequential(
         [
             t.StaticPlanBlockMemory(),
             t.LowerAllocTensor(),
@@ -125,6 +133,9 @@ def _lowering(module: tvm.IRModule, _context: Any) -> tvm.IRModule:
             t.AttachGlobalSymbol(),
         ]
     )(module)
+    named = {v: relax.ExternFunc(symbol(f)) for v, f in lowered.functions_items() if isinstance(f, tirx.PrimFunc)}
+    functions = {v: _substitute(f, named) for v, f in lowered.functions_items() if v not in named}
+    return tvm.IRModule(functions, attrs=lowered.attrs)
 
 
 def _constant_function(name: str, text: str) -> tvm.IRModule:
@@ -155,6 +166,7 @@ class _Builder:
         self.source: dict[str, Format] = {}
         self.adapters = {(a.tensor, a.target): a for a in plan.adapters}
         self.in_place: dict[str, tuple[int, ...]] = {}
+        self.packed: dict[str, Future[tuple[np.ndarray, ...]]] = {}
         self.weights_bytes = self.workspace_bytes = 0
 
     def module(self) -> tvm.IRModule:
@@ -165,15 +177,20 @@ class _Builder:
             for i, name in enumerate(self.graph.inputs)
         ]
         with self.block.function("main", parameters):
-            with self.block.dataflow():
+            with self.block.dataflow(), ThreadPoolExecutor(available_cores()) as pool:
+                layers = list(planned_layers(self.graph, self.plan))
+                self.packed = {layer.name: pool.submit(self._pack, layer, choice) for layer, choice in layers}
                 for name, parameter in zip(self.graph.inputs, parameters, strict=True):
                     self._define(name, canonical_format(types[name]), parameter)
-                for layer, choice in planned_layers(self.graph, self.plan):
+                for layer, choice in layers:
                     self._layer(layer, choice)
                 results = [self._read(name, canonical_format(types[name])) for name in self.graph.outputs]
                 output = self.block.emit_output(results[0] if len(results) == 1 else relax.Tuple(results))
             self.block.emit_func_output(output)
         return self.block.finalize()
+
+    def _pack(self, layer: Layer, choice: LayerChoice) -> tuple[np.ndarray, ...]:
+        return routine(choice.routine).pack(self.graph.workload(layer), choice.variant, layer.weights)
 
     def _define(self, tensor: str, tensor_format: Format, value: Any) -> None:
         self.source[tensor] = tensor_format
@@ -189,7 +206,7 @@ class _Builder:
             tensor_type = self.graph.tensors[tensor]
             workload = adapter_workload(tensor_type, adapter.source, adapter.target)
             value = self.available[tensor, adapter.source]
-            self.available[key] = self._call(workload, adapter.routine, adapter.variant, [value], [])[0]
+            self.available[key] = self._call(workload, adapter.routine, adapter.variant, [value])[0]
         return self.available[key]
 
     def _layer(self, layer: Layer, choice: LayerChoice) -> None:
@@ -197,24 +214,24 @@ class _Builder:
         if choice.layer != layer.name or choice.workload != workload.digest:
             raise PlanError(f"the plan's layer {choice.layer!r} is not the model's {layer.name!r}")
         inputs = [self._read(name, port) for name, port in zip(layer.inputs, choice.variant.inputs, strict=True)]
-        packed = routine(choice.routine).pack(workload, choice.variant, layer.weights)
+        packed = self.packed[layer.name].result()
         self.weights_bytes += sum(array.nbytes for array in packed)
-        constants = [relax.const(tvm.runtime.tensor(array)) for array in packed]
-        outputs = self._call(workload, choice.routine, choice.variant, inputs, constants)
+        outputs = self._call(workload, choice.routine, choice.variant, inputs, packed)
         for name, port, value in zip(layer.outputs, choice.variant.outputs, outputs, strict=True):
             self._define(name, port, value)
 
     def _call(
-        self, workload: Workload, name: str, variant: Variant, inputs: list[Any], constants: list[Any]
+        self, workload: Workload, name: str, variant: Variant, inputs: list[Any], weights: Sequence[np.ndarray] = ()
     ) -> list[Any]:
         kernel = self._kernel(workload, name, variant)
         if kernel is not VIEW and kernel[1]:
-            result = self.block.emit(relax.Call(kernel[0], [*inputs, *constants]))
+            result = self.block.emit(relax.Call(kernel[0], [*inputs, *map(_copied, weights)]))
         else:
             types = [_physical_type(t, f) for t, f in zip(workload.outputs, variant.outputs, strict=True)]
             if kernel is VIEW:
                 return [self.block.emit(relax.op.reshape(inputs[0], types[0].shape))]
-            result = self.block.emit(relax.call_tir(kernel[0], [*inputs, *constants], types))
+            constant = _borrowed if _is_static(workload) else _copied
+            result = self.block.emit(relax.call_tir(kernel[0], [*inputs, *map(constant, weights)], types))
         if not isinstance(result.ty, relax.TupleType):
             return [result]
         return [self.block.emit(relax.TupleGetItem(result, i)) for i in range(len(workload.outputs))]
@@ -225,26 +242,43 @@ class _Builder:
         if key not in self.kernels:
             emitted = routine(name).emit(workload, variant, self.device)
             self.workspace_bytes = max(self.workspace_bytes, routine(name).workspace_bytes(workload, variant))
-            symbol = f"k{len(self.kernels)}_{name.replace('/', '_')}"
             if emitted is VIEW:
                 self.kernels[key] = VIEW
             elif isinstance(emitted, tvm.IRModule):
-                self.kernels[key] = (self._add_region(emitted, symbol), True)
+                self.kernels[key] = (self._add_region(emitted, name), True)
             else:
-                self.kernels[key] = (self.block.add_func(rename(emitted, symbol), symbol), False)
+                kernel = self._add(emitted, name)
+                self.kernels[key] = (kernel, False)
                 if positions := routine(name).in_place_inputs(workload, variant, self.device):
-                    self.in_place[symbol] = positions
+                    self.in_place[kernel.name_hint] = positions
         return self.kernels[key]
 
-    def _add_region(self, region: tvm.IRModule, symbol: str) -> Any:
-        """Adds a Relax function and its kernels under fresh names; the function is inlined later."""
-        renamed = {}
-        for variable, function in region.functions_items():
-            if variable.name_hint != "main":
-                inner = f"{symbol}_{variable.name_hint}"
-                renamed[variable] = self.block.add_func(rename(function, inner), inner)
+    def _add(self, emitted: tirx.PrimFunc, name: str) -> Any:
+        kernel = with_symbol(emitted, name)
+        return self.block.add_func(kernel, symbol(kernel))
+
+    def _add_region(self, region: tvm.IRModule, name: str) -> Any:
+        """Adds a Relax function and its kernels under names of their own; the function is inlined later."""
+        functions = {v: f for v, f in region.functions_items() if v.name_hint != "main"}
+        renamed = {v: self._add(f, f"{name}_{v.name_hint}") for v, f in functions.items()}
         main = _substitute(region["main"], renamed)
-        return self.block.add_func(main.without_attr("global_symbol"), symbol)
+        return self.block.add_func(main.without_attr("global_symbol"), f"region{len(self.kernels)}")
+
+
+def _is_static(workload: Workload) -> bool:
+    """True if kernel calls are merged, so that their weights are copied then, see `softneuro_tvm.call_runs`."""
+    return all(OPEN not in tensor.shape for tensor in (*workload.inputs, *workload.outputs))
+
+
+def _borrowed(array: np.ndarray) -> Any:
+    """A constant in the array's own memory, if that is possible."""
+    if array.size and array.flags.c_contiguous and array.flags.writeable:
+        return relax.const(tvm_ffi.from_dlpack(array))
+    return _copied(array)
+
+
+def _copied(array: np.ndarray) -> Any:
+    return relax.const(tvm.runtime.tensor(array))
 
 
 def _substitute(function: Any, renamed: dict[Any, Any]) -> Any:

@@ -71,7 +71,7 @@ class _Rewriter:
     def module(self) -> tvm.IRModule:
         """The rewritten module."""
         weights, self.needed = self._packed_weights(), self._needed()
-        self.bases: dict[str, Any] = {_WEIGHTS: relax.const(tvm.runtime.tensor(weights))} if weights.size else {}
+        self.bases: dict[str, Any] = {_WEIGHTS: relax.const(weights)} if self.weights else {}
         if self.arena_bytes:
             self._allocate()
         for step in self.steps:
@@ -84,18 +84,22 @@ class _Rewriter:
         result["main"] = relax.Function(self.main.params, body, self.main.ret_ty, self.main.is_pure, self.main.attrs)
         return result
 
-    def _packed_weights(self) -> np.ndarray:
-        """Constants of all kernels, each aligned, in one array."""
+    def _packed_weights(self) -> Any:
+        """Constants of all kernels, each aligned, in one tensor."""
         arrays: list[np.ndarray] = []
         size = 0
         for step in self.steps:
             for argument in step.value.args if self._is_kernel_call(step.value) else ():
                 if isinstance(argument, tvm.ir.GenericConst) and argument not in self.weights:
-                    array = np.ascontiguousarray(argument.value.numpy()).reshape(-1).view(np.uint8)
+                    arrays.append(np.from_dlpack(argument.value).reshape(-1).view(np.uint8))
                     self.weights[argument] = size
-                    arrays.append(np.pad(array, (0, aligned(array.size) - array.size)))
-                    size += arrays[-1].size
-        return np.concatenate(arrays) if arrays else np.zeros(0, np.uint8)
+                    size += aligned(arrays[-1].size)
+        packed = tvm.runtime.empty((size,), "uint8")
+        written = np.from_dlpack(packed)
+        for array, begin in zip(arrays, self.weights.values(), strict=True):
+            end = begin + array.size
+            written[begin:end], written[end : begin + aligned(array.size)] = array, 0
+        return packed
 
     def _allocate(self) -> None:
         """The arena, and tensors in it for what others than kernels read."""

@@ -9,6 +9,9 @@ from typing import Any
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script.builder import ir as T
 
+_PREFIX = "__tvm_ffi_"
+"""What TVM puts before the names of functions in libraries."""
+
 
 @dataclass(frozen=True)
 class Operand:
@@ -53,8 +56,12 @@ def call_sequence(symbol: str, arguments: Sequence[tuple[tuple[int, ...], str]],
             T.func_name(symbol)
             T.func_attr({"global_symbol": symbol})
             data = [T.arg(f"a{i}", T.buffer(shape, dtype)).data for i, (shape, dtype) in enumerate(arguments)]
+            declared: set[str] = set()
             for call in calls:
-                T.evaluate(T.call_cpacked(call.symbol, *[_tensor(data[each.argument], each) for each in call.operands]))
+                # TVM declares a name as it stands at its first call, and looks for it with the prefix from then on
+                name = call.symbol if call.symbol in declared else f"{_PREFIX}{call.symbol}"
+                declared.add(call.symbol)
+                T.evaluate(T.call_cpacked(name, *[_tensor(data[each.argument], each) for each in call.operands]))
     return builder.get()
 
 

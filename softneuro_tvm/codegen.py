@@ -1,15 +1,10 @@
-"""Machine code from what routines emit: pipelines and a linker, the same for profiling and building."""
+"""Machine code from what routines emit: pipelines and options, the same for profiling and building."""
 
 from __future__ import annotations
 
-import errno
-import importlib.util
 import os
-import shlex
-import shutil
-import subprocess
-import sys
-from collections.abc import Callable, Mapping, Sequence
+import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +12,16 @@ import tvm
 from tvm import relax, s_tir, tirx
 from tvm.tirx import compilation_pipeline
 
-from softneuro_tvm.errors import BuildError
+from softneuro_tvm.linking import linker
 
 TIR_PIPELINE = "softneuro_tvm"
 """Name under which the TIR pipeline is registered: pass it to `relax.build` and `tirx.build`."""
 
-PASS_CONFIG: dict[str, Any] = {"tirx.disable_storage_rewrite": True}
-"""Pass options for emitted kernels: they plan their scratch memory themselves."""
+PASS_CONFIG: dict[str, Any] = {"tirx.disable_storage_rewrite": True, "tirx.disable_assert": True}
+"""Pass options for emitted kernels: they plan their scratch memory themselves, and nobody checks their arguments again.
+
+Arguments are what the plan says. Checking them would make half of the code of a small kernel.
+"""
 
 
 def _has_sblocks(function: tirx.PrimFunc) -> bool:
@@ -41,7 +39,6 @@ def _plain_passes() -> list[Any]:
         tirx.transform.UnrollLoop(),
         tirx.transform.StmtSimplify(),
         tirx.transform.VerifyMemory(),
-        tirx.transform.AnnotateEntryFunc(),
         tirx.transform.SplitHostDevice(),
         tirx.transform.MakePackedAPI(),
         tirx.transform.BF16StorageLegalize(),
@@ -91,54 +88,6 @@ def rename(function: tirx.PrimFunc, symbol: str) -> tirx.PrimFunc:
     return function.with_attr("global_symbol", symbol)
 
 
-def _commands() -> list[list[str]]:
-    """C compilers that can link a shared library, most wanted first."""
-    named = shlex.split(os.environ.get("CC", ""))
-    found = [named] if named else []
-    found += [[name] for name in ("cc", "gcc", "clang")]
-    if importlib.util.find_spec("ziglang"):
-        # without -nostdlib its first use builds a C library for most of a minute
-        found.append([sys.executable, "-m", "ziglang", "cc", "-nostdlib"])
-    return found
-
-
-def linker_command() -> list[str]:
-    """The C compiler that links, with its arguments; empty if there is none."""
-    return next((command for command in _commands() if shutil.which(command[0])), [])
-
-
-def linker() -> Callable[..., None]:
-    """Finds what links shared libraries: ``CC``, cc, gcc, clang, or the wheel ``ziglang``.
-
-    Returns:
-        A function for the argument `fcompile` of TVM's `export_library`.
-
-    Raises:
-        BuildError: there is none.
-    """
-    command = linker_command()
-    if not command:
-        raise BuildError(
-            "no C compiler was found, and linking needs one: `pip install ziglang` or `apt-get install gcc`, "
-            "or name one in the environment variable CC"
-        )
-
-    def link(output: str, objects: Sequence[str], options: Sequence[str] | None = None) -> None:
-        line = [*command, "-shared", "-fPIC", "-o", str(output), *objects, *(options or ())]
-        done = subprocess.run(line, capture_output=True, text=True, check=False)
-        if "No space left" in done.stderr:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(output))
-        if done.returncode:
-            raise BuildError(f"linking {output} failed: {shlex.join(line)}\n{done.stdout}{done.stderr}".rstrip())
-
-    def triple() -> str:
-        return str(tvm.get_global_func("tvm.codegen.llvm.GetDefaultTargetTriple")())
-
-    link.output_format = "so"  # type: ignore[attr-defined]
-    link.get_target_triple = triple  # type: ignore[attr-defined]
-    return link
-
-
 def _export(module: Any, path: Path) -> None:
     """Writes a library, under another name until it is whole."""
     partial = path.with_name(f"{path.name}.{os.getpid()}.so")
@@ -146,23 +95,23 @@ def _export(module: Any, path: Path) -> None:
     partial.replace(path)
 
 
-def compile_candidates(
-    functions: Sequence[tuple[str, tirx.PrimFunc]], target: Mapping[str, Any], path: str | os.PathLike[str]
-) -> None:
-    """Compiles kernels into one shared library.
+def compile_object(function: tirx.PrimFunc, target: Mapping[str, Any]) -> bytes:
+    """Compiles one kernel.
 
     Args:
-        functions: Pairs of symbol and kernel.
+        function: Its attribute ``global_symbol`` names it within libraries.
         target: TVM target.
-        path: The library to write.
 
-    Raises:
-        BuildError: no linker was found, or linking failed.
+    Returns:
+        The contents of an object file; the same for the same arguments.
     """
-    module = tvm.IRModule({symbol: rename(function, symbol) for symbol, function in functions})
+    module = tvm.IRModule({str(function.attrs["global_symbol"]): function})
     with tvm.transform.PassContext(opt_level=3, config=PASS_CONFIG):
         compiled = tirx.build(module, tvm.target.Target(dict(target)), pipeline=TIR_PIPELINE)
-    _export(compiled, Path(path))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "kernel.o"
+        compiled.write_to_file(str(path))
+        return path.read_bytes()
 
 
 def compile_relax(module: tvm.IRModule, target: Mapping[str, Any], path: str | os.PathLike[str]) -> None:

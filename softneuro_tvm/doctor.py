@@ -57,7 +57,7 @@ def _canary() -> Finding:
 
 
 def _linker() -> Finding:
-    from softneuro_tvm.codegen import linker, linker_command
+    from softneuro_tvm.linking import linker, linker_command
 
     try:
         linker()

@@ -7,15 +7,17 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from softneuro_tvm.device import available_cores
 from softneuro_tvm.errors import BuildError
-from softneuro_tvm.files import replacing
 from softneuro_tvm.library_pages import release_serialised_modules
 from softneuro_tvm.quiet import quiet_constants
+
+if TYPE_CHECKING:
+    from softneuro_tvm.library import Library
 
 MANIFEST_FUNCTION = "softneuro_manifest"
 """Relax function of a built module that returns its manifest as JSON text."""
@@ -25,27 +27,34 @@ class Module:
     """A built network.
 
     Attributes:
-        executable: TVM's `relax` executable, or the loaded `tvm.runtime.Module`.
+        executable: TVM's `relax` executable (its kernels are kept beside it), or the loaded `tvm.runtime.Module`.
         manifest: What the module says about itself; see `softneuro_tvm.builder.manifest`.
         vm: TVM's `relax.VirtualMachine` that runs it.
         threads: Threads that it was tuned for and runs with.
     """
 
-    def __init__(self, executable: Any, loaded: Any, manifest: Mapping[str, Any]) -> None:
+    def __init__(
+        self, executable: Any, loaded: Any, manifest: Mapping[str, Any], library: Library | None = None
+    ) -> None:
         import tvm
         from tvm.runtime.vm import VirtualMachine
 
         self.executable = executable
         self.manifest = manifest
+        self._library = library
         self.vm = VirtualMachine(loaded, tvm.cpu())
         self._main = self.vm["main"]
         self.threads = int(manifest["device"]["threads"])
 
     @staticmethod
-    def from_executable(executable: Any, manifest: Mapping[str, Any]) -> Module:
-        """Makes a runnable module of a freshly built executable, without a file."""
+    def from_library(library: Library, manifest: Mapping[str, Any]) -> Module:
+        """Makes a runnable module of what was freshly built; no file remains.
+
+        Raises:
+            BuildError: no linker, or linking failed.
+        """
         with quiet_constants():
-            return Module(executable, executable.jit(), manifest)
+            return Module(library.executable, library.load(), manifest, library)
 
     @property
     def plan(self) -> dict[str, Any]:
@@ -58,13 +67,9 @@ class Module:
         Raises:
             BuildError: no linker, or the file cannot be written.
         """
-        from softneuro_tvm.codegen import linker
-
-        if not hasattr(self.executable, "export_library"):
+        if self._library is None:
             raise BuildError("this module was loaded from a file already; copy that file")
-        link = linker()
-        with replacing(Path(path)) as temporary, quiet_constants():
-            self.executable.export_library(str(temporary), fcompile=link)
+        self._library.export(Path(path))
 
     def __call__(self, *inputs: np.ndarray, **named: np.ndarray) -> Any:
         """Runs the network.

@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Adds the option that writes golden files anew."""
     parser.addoption("--update-golden", action="store_true", help="write the files of tests/golden anew")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compiled_kernels(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keeps the kernels that tests compile apart from the user's; all tests of a run share them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SOFTNEURO_TVM_OBJECTS", str(tmp_path_factory.mktemp("objects")))
+        yield

@@ -18,6 +18,9 @@ from ._winograd_kernel import write_kernel
 from ._winograd_matrices import winograd_matrices
 from ._winograd_plan import Plan, kernel_extents, promising_plans
 
+_COLUMNS = 8192
+"""Kernels that are transformed at a time: their sums in float64 stay in the cache."""
+
 CYCLES_PER_SECOND = 3e9
 """To decide whether a layer is too small for threads."""
 
@@ -95,9 +98,12 @@ class Winograd(Routine):
         """Transforms the weights in float64 and rounds once."""
         p = Plan.of(workload, variant)
         down, along = (np.array(winograd_matrices(*mr).g, np.float64) for mr in zip(p.m, p.taps, strict=True))
-        w = weights["weight"].astype(np.float64)
-        u = np.einsum("ir,kcrs,js->ijck", down, w, along, optimize=True).astype(np.float32)
-        u = u.reshape(p.points, *u.shape[2:])
+        matrix = np.kron(down, along)
+        taps = np.ascontiguousarray(weights["weight"].transpose(2, 3, 1, 0)).reshape(matrix.shape[1], -1)
+        u = np.empty((p.points, taps.shape[1]), np.float32)
+        for start in range(0, taps.shape[1], _COLUMNS):
+            u[:, start : start + _COLUMNS] = matrix @ taps[:, start : start + _COLUMNS].astype(np.float64)
+        u = u.reshape(p.points, *weights["weight"].shape[1::-1])
         u = pad_axis(pad_axis(u, 1, p.channels), 2, p.lanes)
         parts, first = [], 0
         for count, vectors in p.blocks:
