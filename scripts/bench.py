@@ -24,8 +24,8 @@ from softneuro_tvm.benchmark import EngineResult, compare
 from softneuro_tvm.benchmark.peak import peak_flops
 from softneuro_tvm.benchmark.plot import plot_ratios
 from softneuro_tvm.errors import SoftNeuroError
+from softneuro_tvm.reference import sample_inputs
 from softneuro_tvm.registry import layer_kind
-from softneuro_tvm.verification import sample_inputs
 
 console = Console(width=None if sys.stdout.isatty() else 160)
 

@@ -150,7 +150,8 @@ class Graph:
         for layer in self.layers:
             state.update(repr((layer.name, self.workloads[layer.name].json, layer.inputs, layer.outputs)).encode())
             for key in sorted(layer.weights):
-                state.update(key.encode() + np.ascontiguousarray(layer.weights[key]).tobytes())
+                state.update(key.encode())
+                state.update(np.ascontiguousarray(layer.weights[key]).reshape(-1).view(np.uint8).data)
         state.update(repr((self.inputs, self.outputs)).encode())
         return state.hexdigest()[:16]
 

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from softneuro_tvm.builder import build as build_module
 from softneuro_tvm.candidates import enumerate_candidates
+from softneuro_tvm.cost_model import CostModel
 from softneuro_tvm.device import Device, host_device
 from softneuro_tvm.errors import PlanError
+from softneuro_tvm.finalists import play_finals
+from softneuro_tvm.fingerprint import fingerprint
 from softneuro_tvm.graph import Graph
 from softneuro_tvm.importer import import_model
 from softneuro_tvm.plan import Plan
-from softneuro_tvm.profiler import profile_candidates, residency_of
-from softneuro_tvm.profiler.observer import Observer
-from softneuro_tvm.profiler.store import ProfileStore
+from softneuro_tvm.profiler import Observer, Profiler, ProfileStore, residency_of
+from softneuro_tvm.restrictions import Restrictions
 from softneuro_tvm.runtime import Module
-from softneuro_tvm.selection import select
+from softneuro_tvm.selection import Limits, select
+from softneuro_tvm.selection.pareto import pareto
+from softneuro_tvm.tuner import Network, Tuner, TunerOptions
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,30 +55,92 @@ def load(source: Any, input_shapes: Mapping[str, Sequence[int]] | None = None) -
     return Model(import_model(source, input_shapes=input_shapes), source, input_shapes)
 
 
+@dataclass(frozen=True)
+class TuneOptions:
+    """How to tune.
+
+    Args:
+        budget_s: Seconds for measuring; the first plan is completed even if it takes longer. As long as it takes by
+            default.
+        exhaustive: Measures every candidate instead of those that could change the plan; so do limits and fronts.
+        locked: Measures nothing, and fails if anything would have to be measured.
+        retry_failed: Measures candidates again that failed before.
+        limits: Resources that the plan must not exceed.
+        pareto: Also finds the plans that trade time for memory and for accuracy.
+        routine: Descriptors of what is used wherever it can be used.
+        force: Descriptors, with layers, of what is used whatever it costs.
+        forbid: Descriptors of what is not used.
+        finals: Times whole networks where plans of different kinds are close.
+        search: How far active measuring goes.
+    """
+
+    budget_s: float | None = None
+    exhaustive: bool = False
+    locked: bool = False
+    retry_failed: bool = False
+    limits: Limits | None = None
+    pareto: bool = False
+    routine: Sequence[str] = ()
+    force: Sequence[str] = ()
+    forbid: Sequence[str] = ()
+    finals: bool = True
+    search: TunerOptions = field(default_factory=TunerOptions)
+
+
 def tune(
-    model: Model, *, device: Device | None = None, store: str | Path | None = None, observer: Observer | None = None
+    model: Model,
+    *,
+    device: Device | None = None,
+    store: str | Path | None = None,
+    observer: Observer | None = None,
+    options: TuneOptions | None = None,
 ) -> Plan:
-    """Measures what could compute each layer on this machine and selects the fastest combination.
+    """Measures what could be part of the fastest combination of routines on this machine, and selects it.
+
+    An interrupt (Ctrl-C) ends measuring; the best plan so far is returned if there is one, and says so in `tuning`.
 
     Args:
         model: What `load` returned.
         device: What to tune for; this machine with all its cores by default.
         store: Profile store; the user's cache folder by default. Known measurements are not repeated.
         observer: Is told about progress.
+        options: How to tune.
 
     Raises:
-        SelectionError: a layer for which no routine worked.
-        ProfileError: measuring failed as a whole.
+        RestrictionError: a descriptor cannot be read, or the restrictions leave nothing.
+        SelectionError: a layer for which no routine worked, or no plan keeps the limits.
+        ProfileError: measuring failed as a whole, or was forbidden.
+        KeyboardInterrupt: by the user, before there was a plan.
     """
-    device = device or host_device()
-    residency = residency_of(model.graph.weight_bytes, device)
-    candidates = enumerate_candidates(model.graph, device)
-    with ProfileStore(store) as profiles:
-        profile = profile_candidates(candidates.all(), device, profiles, residency=residency, observer=observer)
-        if failed := [w for w, options in candidates.by_workload.items() if not any(profile[c].ok for c in options)]:
-            candidates = enumerate_candidates(model.graph, device, last_resorts=failed)
-            profile = profile_candidates(candidates.all(), device, profiles, residency=residency, observer=observer)
-    return select(model.graph, candidates, profile, device)
+    begin = time.monotonic()
+    graph, device, options = model.graph, device or host_device(), options or TuneOptions()
+    residency = residency_of(graph.weight_bytes, device)
+    candidates = enumerate_candidates(graph, device)
+    rules = Restrictions(graph, candidates, routine=options.routine, force=options.force, forbid=options.forbid)
+    network = Network(graph, rules.candidates(candidates), rules) if rules else Network(graph, candidates)
+    exhaustive = options.exhaustive or options.limits is not None or options.pareto
+    with (
+        ProfileStore(store, fingerprint=fingerprint(device)) as profiles,
+        Profiler(
+            device, profiles, residency=residency, observer=observer, retry_failed=options.retry_failed
+        ) as profiler,
+    ):
+        tuner = Tuner(
+            network,
+            profiler,
+            CostModel.for_device(device, residency),
+            math.inf if options.budget_s is None else begin + options.budget_s,
+            replace(options.search, exhaustive=exhaustive, locked=options.locked),
+        )
+        tuning = tuner.run()
+        measured = (graph, tuner.network.candidates, profiler.results, device)
+        plan = select(*measured, limits=options.limits, allowed=tuner.network.allowed)
+        if options.pareto:
+            plan = replace(plan, pareto=pareto(*measured, limits=options.limits, allowed=tuner.network.allowed))
+        elif options.finals and not options.limits and tuning.stopped in ("proved", "settled"):
+            plan = play_finals(tuner.network, profiler.results, device, plan, profiles, locked=options.locked)
+    summary = tuning.summary | ({"restrictions": rules.texts} if rules else {})
+    return replace(plan, tuning=summary)
 
 
 def build(model: Model, plan: Plan) -> Module:

@@ -70,3 +70,16 @@ def _compiled(module: str) -> Any:
 
     executable = relax.build(tvm.ir.load_json(module), tvm.target.Target({"kind": "llvm"}))
     return relax.VirtualMachine(executable, tvm.cpu())["main"]
+
+
+def sample_inputs(graph: Graph, seed: int = 0) -> dict[str, np.ndarray]:
+    """Random inputs of a graph: normal for floats, 0 or 1 for integers and booleans."""
+    rng = np.random.default_rng(seed)
+    arrays = {}
+    for name in graph.inputs:
+        tensor = graph.tensors[name]
+        if np.dtype(tensor.dtype).kind == "f":
+            arrays[name] = np.asarray(rng.standard_normal(tensor.shape)).astype(tensor.dtype)
+        else:
+            arrays[name] = np.asarray(rng.integers(0, 2, tensor.shape)).astype(tensor.dtype)
+    return arrays

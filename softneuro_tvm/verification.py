@@ -14,6 +14,7 @@ from softneuro_tvm.graph import Graph
 from softneuro_tvm.pipeline import Model
 from softneuro_tvm.plain import PlainModule, onnx_model
 from softneuro_tvm.plan import Plan
+from softneuro_tvm.reference import sample_inputs
 from softneuro_tvm.registry import routine
 from softneuro_tvm.runtime import Module
 
@@ -31,19 +32,6 @@ class Agreement:
     reference: str
     error: float
     tolerance: float
-
-
-def sample_inputs(graph: Graph, seed: int = 0) -> dict[str, np.ndarray]:
-    """Random inputs of a graph: normal for floats, 0 or 1 for integers and booleans."""
-    rng = np.random.default_rng(seed)
-    arrays = {}
-    for name in graph.inputs:
-        tensor = graph.tensors[name]
-        if np.dtype(tensor.dtype).kind == "f":
-            arrays[name] = np.asarray(rng.standard_normal(tensor.shape)).astype(tensor.dtype)
-        else:
-            arrays[name] = np.asarray(rng.integers(0, 2, tensor.shape)).astype(tensor.dtype)
-    return arrays
 
 
 def reference_outputs(model: Model, inputs: Mapping[str, np.ndarray]) -> tuple[str, list[np.ndarray]]:

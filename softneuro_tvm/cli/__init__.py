@@ -1,13 +1,18 @@
-"""The command line: `softneuro-tvm tune | run | bench | inspect | routines | explain | doctor`."""
+"""The command line: `softneuro-tvm tune | run | bench | inspect | routines | explain | plan | report | db | doctor`."""
 
 from __future__ import annotations
+
+import os
+
+# numpy reads it when it is imported; its threads would spin between the short products of packing
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import logging
 import sys
 
 import typer
 
-from softneuro_tvm.cli import bench, doctor, explain, inspect, routines, run, tune
+from softneuro_tvm.cli import bench, db, doctor, explain, inspect, plan, report, routines, run, tune
 from softneuro_tvm.errors import SoftNeuroError
 
 app = typer.Typer(
@@ -25,6 +30,9 @@ app.command("bench")(bench.bench)
 app.command("inspect")(inspect.inspect)
 app.command("routines")(routines.routines)
 app.command("explain")(explain.explain)
+app.add_typer(plan.app, name="plan")
+app.command("report")(report.report)
+app.add_typer(db.app, name="db")
 app.command("doctor")(doctor.doctor)
 
 INTERRUPTED = 130

@@ -12,6 +12,7 @@ import typer
 from softneuro_tvm.cli.options import InputShapes, Json, Store, Threads, parse_input_shapes
 from softneuro_tvm.cli.tables import console, milliseconds, print_json, table
 from softneuro_tvm.errors import ModelError
+from softneuro_tvm.lean_import import import_tvm
 
 
 def bench(
@@ -27,9 +28,10 @@ def bench(
     json_output: Json = False,
 ) -> None:
     """Time engines side by side: each in its own process, taking turns while the others are stopped."""
+    import_tvm()
     import softneuro_tvm as sn
     from softneuro_tvm.benchmark import compare
-    from softneuro_tvm.verification import sample_inputs
+    from softneuro_tvm.reference import sample_inputs
 
     with tempfile.TemporaryDirectory(prefix="softneuro_tvm-") as folder:
         if subject.endswith(".so"):

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from softneuro_tvm.errors import DynamicShapeError
+from softneuro_tvm.errors import DynamicShapeError, OptionError
 
 Model = Annotated[str, typer.Argument(help="ONNX file, or zoo:NAME (`softneuro-tvm inspect zoo:` lists the names).")]
 InputShapes = Annotated[
@@ -22,9 +22,33 @@ Store = Annotated[
     Path | None,
     typer.Option("--tuning-records", help="Profile store (SQLite); the user's cache folder by default."),
 ]
+Budget = Annotated[
+    str | None,
+    typer.Option(
+        "--budget",
+        metavar="TIME",
+        help="Time for measuring, e.g. 30s, 5m, 1m30s. The best plan by then is built; a later run goes on from it.",
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Machine-readable output on standard output.")]
 
+_DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s?)?")
 _SHAPE = re.compile(r"\s*([^\s:\[\],][^:\[\]]*):\s*\[([\d,\s]*)\]\s*,?")
+
+
+def parse_duration(text: str | None) -> float | None:
+    """Seconds of a text like ``30s``, ``5m`` or ``1h30m``; a number alone means seconds.
+
+    Raises:
+        OptionError: malformed text.
+    """
+    if text is None:
+        return None
+    match = _DURATION.fullmatch(text.strip())
+    if match is None or not any(match.groups()):
+        raise OptionError(f"--budget cannot be read from {text!r}; write it like 30s, 5m or 1h30m")
+    hours, minutes, seconds = (float(part or 0) for part in match.groups())
+    return 3600 * hours + 60 * minutes + seconds
 
 
 def parse_input_shapes(text: str | None) -> dict[str, list[int]] | None:

@@ -7,73 +7,35 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from softneuro_tvm.cli.options import InputShapes, Json, Model, Store, Threads, parse_input_shapes
+from softneuro_tvm.cli.limit_options import (
+    ErrorLimit,
+    MemoryLimit,
+    Pareto,
+    WeightsLimit,
+    WorkspaceLimit,
+    parse_size,
+)
+from softneuro_tvm.cli.options import (
+    Budget,
+    InputShapes,
+    Json,
+    Model,
+    Store,
+    Threads,
+    parse_duration,
+    parse_input_shapes,
+)
 from softneuro_tvm.cli.plan_tables import comparison_lines, memory_line, plan_table
+from softneuro_tvm.cli.progress import ProgressBar
 from softneuro_tvm.cli.tables import console, milliseconds, print_json
+from softneuro_tvm.cli.what_if_options import Forbid, Force, Routine
 from softneuro_tvm.files import check_writable
-from softneuro_tvm.measurement import Measurement
-from softneuro_tvm.routine import Candidate
+from softneuro_tvm.lean_import import import_tvm
+from softneuro_tvm.plan import Plan
 
 _FAILURES = 5
 """Rejected candidates that are named on the screen; `explain --layer` and `--json` name all."""
-_REPORT_S = 10.0
-"""Seconds between lines of progress where there is no terminal."""
-
-
-class ProgressBar:
-    """Shows the profiler's progress: a bar on a terminal, a line now and then elsewhere.
-
-    Args:
-        silent: Shows nothing.
-    """
-
-    def __init__(self, silent: bool) -> None:
-        self.bar = Progress(
-            TextColumn("measuring"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            TextColumn("{task.description}"),
-            console=console,
-            transient=True,
-            disable=silent or not console.is_terminal,
-        )
-        self.silent = silent or console.is_terminal
-        self.reported = time.monotonic()
-        self.task = self.bar.add_task("")
-        self.failures: list[str] = []
-        self.counts = {"total": 0, "known": 0, "measured": 0, "failed": 0}
-
-    def started(self, total: int, known: int) -> None:
-        """Starts the bar; what is in the store counts as done."""
-        self.counts |= {"total": total, "known": known}
-        self.bar.update(self.task, total=total, completed=known)
-        self.bar.start()
-
-    def compiled(self, candidate: Candidate) -> None:
-        """Names what was compiled."""
-        self.bar.update(self.task, description=f"compiling {candidate.workload.kind} {candidate.descriptor}"[:70])
-
-    def measured(self, candidate: Candidate, measurement: Measurement) -> None:
-        """Advances the bar."""
-        self.counts["measured"] += 1
-        if not measurement.ok:
-            self.counts["failed"] += 1
-            self.failures.append(f"{candidate.workload.kind} {candidate.descriptor}: {measurement.message}")
-        text = f"{candidate.workload.kind} {candidate.descriptor} {milliseconds(measurement.median_s)} ms"
-        self.bar.update(self.task, advance=1, description=text[:70])
-        if not self.silent and time.monotonic() - self.reported > _REPORT_S:
-            self.reported = time.monotonic()
-            done = self.counts["known"] + self.counts["measured"]
-            console.print(f"measured {done} of {self.counts['total']} candidates")
-
-    def finished(self) -> None:
-        """Removes the bar."""
-        self.bar.stop()
 
 
 def tune(
@@ -87,19 +49,58 @@ def tune(
     plan_file: Annotated[
         Path | None, typer.Option("--plan", help="Where to write the plan (JSON); beside the library by default.")
     ] = None,
+    budget: Budget = None,
+    exhaustive: Annotated[
+        bool, typer.Option("--exhaustive", help="Measure every candidate, not only those that could change the plan.")
+    ] = False,
+    locked: Annotated[
+        bool, typer.Option("--locked", help="Measure nothing; fail if the plan cannot be made from what is known.")
+    ] = False,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Measure candidates again that crashed, hung or failed before.")
+    ] = False,
+    force: Force = None,
+    forbid: Forbid = None,
+    routine: Routine = None,
+    memory_limit: MemoryLimit = None,
+    workspace_limit: WorkspaceLimit = None,
+    weights_limit: WeightsLimit = None,
+    error_limit: ErrorLimit = None,
+    pareto: Pareto = False,
     verify: Annotated[bool, typer.Option(help="Compare the built module with onnxruntime.")] = True,
     json_output: Json = False,
 ) -> None:
     """Find the fastest routine for every layer of MODEL on this machine, and build a deployable library.
 
-    Routines are measured one at a time; results are kept, so that a second run takes seconds. Leave the machine alone
-    meanwhile. Ctrl-C keeps what was measured; the same command resumes.
+    Measures the routines that could be part of the fastest plan, one at a time; results are kept, so that a second run
+    takes seconds. Leave the machine alone meanwhile. Ctrl-C ends measuring: the best plan so far is built, if there is
+    one, and the same command resumes.
     """
+    import_tvm()
     import softneuro_tvm as sn
-    from softneuro_tvm.verification import sample_inputs
+    from softneuro_tvm.pipeline import TuneOptions
+    from softneuro_tvm.reference import sample_inputs
+    from softneuro_tvm.selection import Limits
     from softneuro_tvm.verification import verify as check
 
     begin = time.monotonic()
+    limits = Limits(
+        parse_size("--memory-limit", memory_limit),
+        parse_size("--workspace-limit", workspace_limit),
+        parse_size("--weights-limit", weights_limit),
+        error_limit,
+    )
+    options = TuneOptions(
+        budget_s=parse_duration(budget),
+        exhaustive=exhaustive,
+        locked=locked,
+        retry_failed=retry_failed,
+        limits=limits if limits.given else None,
+        pareto=pareto,
+        routine=routine or (),
+        force=force or (),
+        forbid=forbid or (),
+    )
     loaded = sn.load(model, parse_input_shapes(input_shapes))
     device = sn.host_device(threads)
     target = output or Path(f"{Path(model.removeprefix('zoo:')).stem}.so")
@@ -107,9 +108,9 @@ def tune(
     if not json_output:
         layers = f"[bold]{loaded.graph.name}[/bold]: {len(loaded.graph.layers)} layers"
         console.print(f"{layers}, tuning for {device.description}")
-    bar = ProgressBar(silent=json_output)
+    bar = ProgressBar(json_output, options.budget_s)
     try:
-        plan = sn.tune(loaded, device=device, store=tuning_records, observer=bar)
+        plan = sn.tune(loaded, device=device, store=tuning_records, observer=bar, options=options)
     finally:
         bar.finished()
     tuned_s = time.monotonic() - begin
@@ -125,27 +126,50 @@ def tune(
                 "output": str(target),
                 "measurements": bar.counts,
                 "rejected": bar.failures,
+                "tuning": dict(plan.tuning),
                 "tuning_s": tuned_s,
                 "predicted_s": plan.predicted_s,
                 "measured_s": measured_s,
                 "error": agreement.error if agreement else None,
                 "reference": agreement.reference if agreement else None,
                 "comparison": dict(plan.comparison),
+                "resources": dict(plan.resources),
+                "limits": dict(plan.limits),
+                "pareto": [dict(point) for point in plan.pareto],
                 "memory": module.manifest["memory"],
             }
         )
-        return
-    console.print(plan_table(plan))
-    for line in comparison_lines(plan, measured_s):
-        console.print(line)
-    console.print(memory_line(module.manifest["memory"]))
-    if agreement:
-        allowed = f"(allowed {agreement.tolerance:.1e})"
-        console.print(f"agrees with {agreement.reference}: relative error {agreement.error:.1e} {allowed}")
-    for failure in bar.failures[:_FAILURES]:
-        console.print(f"[yellow]rejected[/yellow] {failure.splitlines()[0]}", highlight=False)
-    counts = bar.counts
-    console.print(
-        f"{counts['measured']} candidates measured ({counts['failed']} failed), {counts['known']} known from before; "
-        f"{tuned_s:.0f} s for tuning, {time.monotonic() - begin:.0f} s in all; wrote [bold]{target}[/bold]"
+    else:
+        console.print(plan_table(plan))
+        for line in comparison_lines(plan, measured_s):
+            console.print(line)
+        console.print(memory_line(module.manifest["memory"]))
+        if agreement:
+            allowed = f"(allowed {agreement.tolerance:.1e})"
+            console.print(f"agrees with {agreement.reference}: relative error {agreement.error:.1e} {allowed}")
+        for failure in bar.failures[:_FAILURES]:
+            console.print(f"[yellow]rejected[/yellow] {failure.splitlines()[0]}", highlight=False)
+        console.print(_effort(plan, bar))
+        whole_s = time.monotonic() - begin
+        console.print(f"{tuned_s:.0f} s for tuning, {whole_s:.0f} s in all; wrote [bold]{target}[/bold]")
+    if plan.tuning["stopped"] == "interrupted":
+        raise KeyboardInterrupt  # what could be saved is saved
+
+
+def _effort(plan: Plan, bar: ProgressBar) -> str:
+    """What was measured, and how sure the plan is."""
+    counts, tuning = bar.counts, plan.tuning
+    text = (
+        f"{counts['measured']} candidates measured now ({counts['failed']} failed), {counts['known']} known from "
+        f"before, {tuning['skipped']} of {tuning['candidates']} never measured: "
     )
+    bound = ""
+    if bar.bound_s and bar.bound_s < plan.predicted_s:
+        bound = f"; by the cost model no plan takes less than {milliseconds(bar.bound_s)} ms"
+    reasons = {
+        "proved": "none of them could make the plan faster",
+        "settled": f"they are not likely to make the plan much faster{bound}",
+        "budget": f"the time was over{bound}",
+        "interrupted": f"interrupted{bound}",
+    }
+    return text + reasons[tuning["stopped"]]

@@ -4,7 +4,7 @@ from softneuro_tvm.measurement import Measurement, Profile
 from softneuro_tvm.profiler.keys import Key, Residency, candidate_text, measurement_key, residency_of
 from softneuro_tvm.profiler.observer import Observer, SilentObserver
 from softneuro_tvm.profiler.replay import record, replay
-from softneuro_tvm.profiler.run import profile_candidates
+from softneuro_tvm.profiler.run import Profiler, profile_candidates
 from softneuro_tvm.profiler.store import ProfileStore
 from softneuro_tvm.profiler.timing import TimingOptions
 from softneuro_tvm.profiler.workers import Workers
@@ -15,6 +15,7 @@ __all__ = [
     "Observer",
     "Profile",
     "ProfileStore",
+    "Profiler",
     "Residency",
     "SilentObserver",
     "TimingOptions",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -12,8 +13,11 @@ import tvm_ffi
 
 from softneuro_tvm.formats import physical_shape, unpack
 from softneuro_tvm.measurement import Measurement
-from softneuro_tvm.profiler.messages import MeasureRequest
+from softneuro_tvm.profiler.messages import Measured, MeasureRequest
+from softneuro_tvm.profiler.sentinel import is_slow, run_sentinel, sentinel_arguments, steady
 from softneuro_tvm.profiler.timing import time_calls
+
+_ALIGNMENT = 64
 
 
 def relative_error(found: np.ndarray, expected: np.ndarray) -> float:
@@ -30,6 +34,27 @@ def relative_error(found: np.ndarray, expected: np.ndarray) -> float:
 def _tensor(path: str) -> Any:
     """A TVM tensor (64-byte aligned) with the array of a file."""
     return tvm.runtime.tensor(np.load(path, mmap_mode="r"))
+
+
+def _copies(tensors: Sequence[Any], count: int) -> list[tuple[Any, ...]]:
+    """Copies of tensors, in huge pages: touching so many small ones would take longer than the measurement."""
+    arrays = [tensor.numpy() for tensor in tensors]
+    sizes = [-(-array.nbytes // _ALIGNMENT) * _ALIGNMENT for array in arrays]
+    if not (total := count * sum(sizes)):
+        return [tuple(tensors)] * count
+    memory = mmap.mmap(-1, total, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        memory.madvise(mmap.MADV_HUGEPAGE)
+    copies, offset = [], 0
+    for _ in range(count):
+        copy = []
+        for array, size in zip(arrays, sizes, strict=True):
+            place = np.frombuffer(memory, array.dtype, array.size, offset).reshape(array.shape)
+            place[...] = array
+            copy.append(tvm.runtime.from_dlpack(place))
+            offset += size
+        copies.append(tuple(copy))
+    return copies
 
 
 def _unwritten(request: MeasureRequest) -> list[Any]:
@@ -63,8 +88,8 @@ def _check(request: MeasureRequest, outputs: Sequence[Any]) -> tuple[float, str]
     return worst, f"its relative error {worst:.2e} exceeds its bound {bound:.2e}" if worst > bound else ""
 
 
-def measure(request: MeasureRequest) -> Measurement:
-    """Runs, checks and times a candidate."""
+def measure(request: MeasureRequest) -> Measured:
+    """Runs, checks and times a candidate; samples that were taken while the machine was slow are discarded."""
     os.environ["TVM_NUM_THREADS"] = str(request.threads)  # read when the first parallel loop runs in this process
     library = tvm.runtime.load_module(request.compiled.library)
     inputs = tuple(map(_tensor, request.inputs))
@@ -80,8 +105,18 @@ def measure(request: MeasureRequest) -> Measurement:
         function(*inputs, *weights, *trailing)
     error, wrong = _check(request, results)
     if wrong:
-        return Measurement("wrong", (), error, wrong)
-    copies = [weights, *(tuple(map(_tensor, request.compiled.weights)) for _ in range(request.copies - 1))]
+        return Measured(Measurement("wrong", (), error, wrong))
+    copies = [weights, *_copies(weights, request.copies - 1)]
     arguments = [(*inputs, *copy, *trailing) for copy in copies]
     empty = tvm_ffi.get_global_func("testing.nop")
-    return Measurement("ok", time_calls(function, arguments, empty, request.best_s, request.options), error)
+    sentinel = request.sentinel
+    reference = tvm.runtime.load_module(sentinel.library)["sentinel"]
+    operands = [tvm.runtime.tensor(array) for array in sentinel_arguments(sentinel.device)]
+    samples, sentinel_s, lost_s = steady(
+        lambda: time_calls(function, arguments, empty, request.best_s, request.options),
+        lambda: run_sentinel(reference, operands),
+        sentinel.usual_s,
+        sentinel.patience_s,
+    )
+    slowdown = sentinel_s / sentinel.usual_s if is_slow(sentinel_s, sentinel.usual_s) else 1.0
+    return Measured(Measurement("ok", samples, error, slowdown=slowdown), sentinel_s, lost_s)

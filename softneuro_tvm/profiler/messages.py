@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from softneuro_tvm.formats import Format, TensorType
+from softneuro_tvm.measurement import Measurement
+from softneuro_tvm.profiler.sentinel import Sentinel
 from softneuro_tvm.profiler.timing import TimingOptions
 
 
@@ -79,6 +81,7 @@ class MeasureRequest:
         threads: Threads that the kernel may use.
         best_s: Median of the best candidate with the same formats so far.
         options: How to time.
+        sentinel: Tells how fast the machine is.
     """
 
     compiled: Compiled
@@ -89,3 +92,19 @@ class MeasureRequest:
     threads: int
     best_s: float
     options: TimingOptions
+    sentinel: Sentinel
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What measuring yielded.
+
+    Args:
+        measurement: The candidate's.
+        sentinel_s: Seconds of the reference kernel meanwhile; 0 if it did not run.
+        lost_s: Seconds spent on waiting for a slow machine.
+    """
+
+    measurement: Measurement
+    sentinel_s: float = 0.0
+    lost_s: float = 0.0

@@ -14,6 +14,16 @@ class Observer(Protocol):
     def started(self, total: int, known: int) -> None:
         """Called once: `total` candidates were asked for, `known` of them are in the store."""
 
+    def round(self, count: int, open_count: int, best_s: float, bound_s: float) -> None:
+        """Called when candidates are about to be measured, one round of several.
+
+        Args:
+            count: Candidates of this round.
+            open_count: Candidates without a measurement that could change the plan.
+            best_s: Seconds of the best plan of timed candidates; infinite if there is none yet.
+            bound_s: Seconds that no plan undercuts, by prediction.
+        """
+
     def compiled(self, candidate: Candidate) -> None:
         """Called when a candidate is ready to be measured, or failed to compile."""
 
@@ -21,13 +31,16 @@ class Observer(Protocol):
         """Called when a candidate's measurement is in the store."""
 
     def finished(self) -> None:
-        """Called once, when every candidate has a measurement."""
+        """Called once, when measuring is over."""
 
 
 class SilentObserver:
     """Ignores progress."""
 
     def started(self, total: int, known: int) -> None:
+        """Ignored."""
+
+    def round(self, count: int, open_count: int, best_s: float, bound_s: float) -> None:
         """Ignored."""
 
     def compiled(self, candidate: Candidate) -> None:

@@ -1,15 +1,17 @@
-"""The profiler's entry: looks candidates up, and hands the missing ones to a session in batches."""
+"""The profiler's entry: looks candidates up, and has the missing ones measured."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from types import TracebackType
 
 from softneuro_tvm.device import Device, available_cores
 from softneuro_tvm.graph import Workload
-from softneuro_tvm.measurement import Profile
-from softneuro_tvm.profiler.keys import Residency, measurement_key
+from softneuro_tvm.measurement import Measurement, Profile
+from softneuro_tvm.profiler.keys import Key, Residency, measurement_key
 from softneuro_tvm.profiler.observer import Observer, SilentObserver
 from softneuro_tvm.profiler.session import Job, Session
 from softneuro_tvm.profiler.store import ProfileStore
@@ -23,6 +25,92 @@ _BATCH_BYTES = 512 << 20
 """Bytes of sample data in a batch, roughly."""
 
 
+class Profiler:
+    """Measures candidates on this machine, in as many rounds as its user wants; use as a context manager.
+
+    An interrupt (Ctrl-C) ends all work; what was measured until then is in the store, so the next call resumes.
+
+    Args:
+        device: This machine, with the number of threads to tune for.
+        store: Where results are kept.
+        residency: Where the network's weights lie, see `residency_of`.
+        observer: Told of the progress.
+        options: How long to time.
+        workers: A fork server that was started early; one is started when it is needed, and ended here, if None.
+        retry_failed: Takes failures that are known as unknown.
+    """
+
+    def __init__(
+        self,
+        device: Device,
+        store: ProfileStore,
+        *,
+        residency: Residency = "dram",
+        observer: Observer | None = None,
+        options: TimingOptions | None = None,
+        workers: Workers | None = None,
+        retry_failed: bool = False,
+    ) -> None:
+        self.device, self.store, self.residency = device, store, residency
+        self.observer = observer or SilentObserver()
+        self.options = options or TimingOptions()
+        self.results: dict[Candidate, Measurement] = {}
+        self.measured = 0
+        self._keys: dict[Candidate, Key] = {}
+        self._retry_failed = retry_failed
+        self._workers = workers
+        self._session: Session | None = None
+        self._stack = ExitStack()
+
+    def look_up(self, candidates: Iterable[Candidate]) -> None:
+        """Adds what the store knows about candidates to `results`.
+
+        Args:
+            candidates: All that may be measured later: sample data are prepared for all of a workload's candidates.
+
+        Raises:
+            StoreError: the store cannot be read.
+        """
+        keys = {c: measurement_key(c, self.device, self.residency) for c in candidates if c not in self._keys}
+        known = self.store.get_many(keys.values(), retry_failed=self._retry_failed)
+        self.results |= {candidate: known[key] for candidate, key in keys.items() if key in known}
+        self._keys |= keys
+
+    def measure(self, candidates: Iterable[Candidate], deadline_s: float = math.inf) -> None:
+        """Measures candidates that were looked up, known or not, and adds the results to `results`.
+
+        Args:
+            candidates: What to measure, each workload's most promising ones first.
+            deadline_s: By `time.monotonic`; measuring begun until then is finished, the rest is left.
+
+        Raises:
+            ProfileError: measuring cannot go on: no linker, a full disk, no memory.
+            StoreError: the store cannot be written.
+        """
+        if self._session is None:
+            self._session = Session(
+                replace(self.device, target=dict(self.device.target)),
+                self.store,
+                self.residency,
+                self.observer,
+                self.options,
+                self._workers or self._stack.enter_context(Workers()),
+                self._keys,
+                self.results,
+            )
+        for jobs in _batches(list(dict.fromkeys(candidates))):
+            self._session.run(jobs, deadline_s)
+        self.measured = self._session.count
+
+    def __enter__(self) -> Profiler:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+
 def profile_candidates(
     candidates: Iterable[Candidate],
     device: Device,
@@ -33,45 +121,20 @@ def profile_candidates(
     options: TimingOptions | None = None,
     workers: Workers | None = None,
 ) -> Profile:
-    """Measures candidates on this machine; those in the store are not measured again.
-
-    An interrupt (Ctrl-C) ends all work; what was measured until then is in the store, so the next call resumes.
-
-    Args:
-        candidates: What to measure, each workload's most promising ones first.
-        device: This machine, with the number of threads to tune for.
-        store: Where results are kept.
-        residency: Where the network's weights lie, see `residency_of`.
-        observer: Told of the progress.
-        options: How long to time.
-        workers: A fork server that was started early; one is started and ended here if None.
+    """Measures candidates on this machine; those in the store are not measured again. The arguments are `Profiler`'s.
 
     Raises:
         ProfileError: measuring cannot go on: no linker, a full disk, no memory.
         StoreError: the store cannot be read or written.
     """
-    keys = {candidate: measurement_key(candidate, device, residency) for candidate in candidates}
-    known = store.get_many(keys.values())
-    results = {candidate: known[key] for candidate, key in keys.items() if key in known}
-    missing = [candidate for candidate in keys if candidate not in results]
-    watcher = observer or SilentObserver()
-    watcher.started(len(keys), len(results))
-    if missing:
-        with ExitStack() as stack:
-            session = Session(
-                replace(device, target=dict(device.target)),
-                store,
-                residency,
-                watcher,
-                options or TimingOptions(),
-                workers or stack.enter_context(Workers()),
-                keys,
-                results,
-            )
-            for jobs in _batches(missing):
-                session.run(jobs)
-    watcher.finished()
-    return Profile({candidate: results[candidate] for candidate in keys}, len(missing))
+    wanted = tuple(dict.fromkeys(candidates))
+    with Profiler(device, store, residency=residency, observer=observer, options=options, workers=workers) as profiler:
+        profiler.look_up(wanted)
+        profiler.observer.started(len(wanted), len(profiler.results))
+        if missing := [candidate for candidate in wanted if candidate not in profiler.results]:
+            profiler.measure(missing)
+        profiler.observer.finished()
+        return Profile({candidate: profiler.results[candidate] for candidate in wanted}, profiler.measured)
 
 
 def _batches(candidates: Sequence[Candidate]) -> Iterator[list[Job]]:
@@ -82,12 +145,12 @@ def _batches(candidates: Sequence[Candidate]) -> Iterator[list[Job]]:
     batch: list[Job] = []
     count = size = 0
     for workload, group in by_workload.items():
-        tensors = sum(t.size_bytes for t in (*workload.inputs, *workload.outputs)) * 3
-        needed = tensors + 4 * sum(t.size_bytes for _, t in workload.weights)
-        if batch and (count + len(group) > _BATCH_CANDIDATES * available_cores() or size + needed > _BATCH_BYTES):
+        job = Job(workload, group)
+        full = count + len(group) > _BATCH_CANDIDATES * available_cores() or size + job.size_bytes > _BATCH_BYTES
+        if batch and full:
             yield batch
             batch, count, size = [], 0, 0
-        batch.append(Job(workload, group))
-        count, size = count + len(group), size + needed
+        batch.append(job)
+        count, size = count + len(group), size + job.size_bytes
     if batch:
         yield batch

@@ -1,13 +1,15 @@
-"""One run of the profiler: batches of workloads are compiled in parallel, then measured one candidate at a time."""
+"""The profiler at work: batches of workloads are compiled in parallel, then measured one candidate at a time."""
 
 from __future__ import annotations
 
 import math
 import pickle
 import shutil
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from softneuro_tvm.device import Device, available_cores
@@ -17,8 +19,9 @@ from softneuro_tvm.machine import machine_lock
 from softneuro_tvm.measurement import Measurement, Status
 from softneuro_tvm.profiler.files import input_file, reference_file
 from softneuro_tvm.profiler.keys import Key, Residency, weight_copies
-from softneuro_tvm.profiler.messages import Compiled, MeasureRequest, Outcome
+from softneuro_tvm.profiler.messages import Compiled, Measured, MeasureRequest, Outcome
 from softneuro_tvm.profiler.observer import Observer
+from softneuro_tvm.profiler.sentinel import MachineSpeed, Sentinel
 from softneuro_tvm.profiler.store import ProfileStore
 from softneuro_tvm.profiler.timing import TimingOptions
 from softneuro_tvm.profiler.workers import Workers
@@ -27,6 +30,8 @@ from softneuro_tvm.routine import Candidate
 
 _LIBRARY_CANDIDATES = 4
 """Candidates compiled by one task: enough to share its cost, few enough to keep all cores busy."""
+_KEPT_BYTES = 1 << 30
+"""Sample data that are kept for later batches, roughly."""
 
 
 @dataclass(eq=False)
@@ -43,6 +48,12 @@ class Job:
     candidates: list[Candidate]
     compiled: dict[Candidate, Compiled | Measurement] = field(default_factory=dict)
 
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of its sample data, roughly."""
+        tensors = (*self.workload.inputs, *self.workload.outputs)
+        return 3 * sum(t.size_bytes for t in tensors) + 4 * sum(t.size_bytes for _, t in self.workload.weights)
+
 
 @dataclass(frozen=True, eq=False)
 class _Task:
@@ -53,9 +64,9 @@ class _Task:
     handle: Callable[[Outcome], Sequence[_Task]]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Session:
-    """What is common to all batches of one call of `profile_candidates`.
+    """What is common to all batches.
 
     Args:
         device: To compile for; its target is a plain dictionary, so that it can be sent to workers.
@@ -64,8 +75,12 @@ class Session:
         observer: Told of the progress.
         options: How long to time.
         workers: The fork server.
-        keys: Of all candidates.
+        keys: Of all candidates that may be measured at some time.
         results: Changed: receives every result.
+        libraries: Changed: what compiling yielded, for candidates whose workload's sample data are kept.
+        prepared: Changed: workloads whose sample data are kept, with their sizes in bytes, those used last at the end.
+        count: Changed: candidates measured.
+        speed: Changed: how fast the machine was.
     """
 
     device: Device
@@ -76,32 +91,56 @@ class Session:
     workers: Workers
     keys: dict[Candidate, Key]
     results: dict[Candidate, Measurement]
+    libraries: dict[Candidate, Compiled | Measurement] = field(default_factory=dict)
+    prepared: dict[Workload, int] = field(default_factory=dict)
+    count: int = 0
+    speed: MachineSpeed = field(default_factory=MachineSpeed)
 
-    def run(self, jobs: list[Job]) -> None:
+    def run(self, jobs: list[Job], deadline_s: float = math.inf) -> None:
         """Compiles and measures a batch.
+
+        Args:
+            jobs: The batch. Candidates that have results already are measured again, and the samples are joined.
+            deadline_s: By `time.monotonic`; nothing is begun afterwards.
 
         Raises:
             ProfileError: measuring cannot go on.
             StoreError: the store cannot be written.
         """
-        try:
-            with machine_lock(exclusive=False):
-                self._parallel(self._prepare_task(job) for job in jobs)
-                self._parallel(task for job in jobs for task in self._compile_tasks(job))
-            with machine_lock():
-                for job in jobs:
-                    self._measure_all(job)
-        finally:
+        for job in jobs:
+            job.compiled |= {c: self.libraries[c] for c in job.candidates if c in self.libraries}
+        with machine_lock(exclusive=False):
+            if not self._sentinel.exists():
+                self._parallel([self._sentinel_task()], math.inf)
+            self._parallel((self._prepare_task(job) for job in jobs if job.workload not in self.prepared), deadline_s)
+            self._parallel((task for job in jobs for task in self._compile_tasks(job)), deadline_s)
+        with machine_lock():
             for job in jobs:
-                shutil.rmtree(self._folder(job), ignore_errors=True)
+                self._measure_all(job, deadline_s)
+        for job in jobs:
+            if job.workload in self.prepared:
+                self.prepared[job.workload] = self.prepared.pop(job.workload)
+                self.libraries |= job.compiled
+        self._forget(_KEPT_BYTES)
 
-    def _folder(self, job: Job) -> str:
-        return str(self.workers.folder / f"{job.workload.kind}-{job.workload.digest}")
+    def _forget(self, kept_bytes: int) -> None:
+        """Removes sample data and libraries, the oldest first, until no more than so many bytes are kept."""
+        while self.prepared and sum(self.prepared.values()) > kept_bytes:
+            workload = next(iter(self.prepared))
+            del self.prepared[workload]
+            for candidate in [c for c in self.libraries if c.workload == workload]:
+                del self.libraries[candidate]
+            shutil.rmtree(self._folder(workload), ignore_errors=True)
 
-    def _parallel(self, tasks: Iterable[_Task]) -> None:
+    def _folder(self, workload: Workload) -> str:
+        return str(self.workers.folder / f"{workload.kind}-{workload.digest}")
+
+    def _parallel(self, tasks: Iterable[_Task], deadline_s: float) -> None:
         """Keeps all cores busy until all tasks, and those that they call for, are done."""
         waiting, running = deque(tasks), dict[int, _Task]()
         while waiting or running:
+            if time.monotonic() > deadline_s:
+                waiting.clear()
             while waiting and len(running) < available_cores():
                 task = waiting.popleft()
                 running[self._submit(task.function, task.arguments, self.options.compile_timeout_s)] = task
@@ -119,23 +158,46 @@ class Session:
             raise ProfileError(f"measuring cannot go on: {outcome.message}; what was measured is kept")
         return outcome
 
+    @property
+    def _patience_s(self) -> float:
+        left_s = self.options.total_patience_s - self.speed.lost_s
+        return max(0.0, min(self.options.patience_s, left_s))
+
+    @property
+    def _sentinel(self) -> Path:
+        return self.workers.folder / "sentinel.so"
+
+    def _sentinel_task(self) -> _Task:
+        """The reference kernel."""
+
+        def handle(outcome: Outcome) -> Sequence[_Task]:
+            if outcome.status != "ok":
+                raise ProfileError(f"the reference kernel cannot be compiled: {outcome.message}")
+            return ()
+
+        return _Task("compile_sentinel", (self.device, str(self._sentinel)), handle)
+
     def _prepare_task(self, job: Job) -> _Task:
         """Sample data and references of a workload."""
 
         def handle(outcome: Outcome) -> Sequence[_Task]:
-            if outcome.status != "ok":
+            if outcome.status == "ok":
+                self.prepared[job.workload] = job.size_bytes
+            else:
                 for candidate in job.candidates:
                     self._compiled(job, candidate, Measurement("error", message=f"sample data: {outcome.message}"))
             return ()
 
-        ports = dict.fromkeys(port for c in job.candidates for port in enumerate(c.variant.inputs))
-        return _Task("prepare", (job.workload, tuple(ports), self._folder(job)), handle)
+        candidates = (c for c in self.keys if c.workload == job.workload)
+        ports = dict.fromkeys(port for c in candidates for port in enumerate(c.variant.inputs))
+        return _Task("prepare", (job.workload, tuple(ports), self._folder(job.workload)), handle)
 
     def _compile_tasks(self, job: Job) -> Iterator[_Task]:
         """Several candidates a task."""
         waiting = [candidate for candidate in job.candidates if candidate not in job.compiled]
+        known = sum(candidate.workload == job.workload for candidate in self.libraries)
         for start in range(0, len(waiting), _LIBRARY_CANDIDATES):
-            yield from self._compile_task(job, waiting[start : start + _LIBRARY_CANDIDATES], f"lib{start}")
+            yield from self._compile_task(job, waiting[start : start + _LIBRARY_CANDIDATES], f"lib{known + start}")
 
     def _compile_task(self, job: Job, group: Sequence[Candidate], name: str) -> Sequence[_Task]:
         """One task; if it takes its process down, its candidates are compiled again one at a time."""
@@ -160,31 +222,42 @@ class Session:
                     self._compiled(job, candidate, Measurement(status, message=f"compiling it {outcome.message}"))
             return ()
 
-        arguments = (list(pickled.values()), self.device, self._folder(job), name)
+        arguments = (list(pickled.values()), self.device, self._folder(job.workload), name)
         return [_Task("compile_batch", arguments, handle)] if pickled else []
 
     def _compiled(self, job: Job, candidate: Candidate, found: Compiled | Measurement) -> None:
         job.compiled[candidate] = found
         self.observer.compiled(candidate)
 
-    def _measure_all(self, job: Job) -> None:
+    def _measure_all(self, job: Job, deadline_s: float) -> None:
         """Measures a workload's candidates close together, and stores each result at once."""
         best_s: dict[Any, float] = {}
         for candidate, known in self.results.items():
             if candidate.workload == job.workload and known.ok:
                 _improve(best_s, candidate, known)
         for candidate in job.candidates:
+            if candidate not in job.compiled or time.monotonic() > deadline_s:
+                continue
             found = job.compiled[candidate]
             if isinstance(found, Compiled):
                 found = self._measure(job, candidate, found, best_s.get(_ports(candidate), math.inf))
             if found.ok:
                 _improve(best_s, candidate, found)
-            self.store.put(self.keys[candidate], found)
+            found = self._remember(candidate, found)
             self.results[candidate] = found
+            self.count += 1
             self.observer.measured(candidate, found)
 
+    def _remember(self, candidate: Candidate, found: Measurement) -> Measurement:
+        """Stores a measurement with the samples that there were before, but for those of a slow machine."""
+        before = self.results.get(candidate)
+        if before is not None and before.slowdown > found.slowdown == 1.0:
+            self.store.put(self.keys[candidate], found)
+            return found
+        return self.store.add_samples(self.keys[candidate], found)
+
     def _measure(self, job: Job, candidate: Candidate, compiled: Compiled, best_s: float) -> Measurement:
-        kind, folder, variant = layer_kind(job.workload.kind), self._folder(job), candidate.variant
+        kind, folder, variant = layer_kind(job.workload.kind), self._folder(job.workload), candidate.variant
         rotated = compiled.weight_bytes if kind.shares_weights(job.workload) else 0
         outputs = tuple(zip(job.workload.outputs, variant.outputs, strict=True))
         request = MeasureRequest(
@@ -196,6 +269,7 @@ class Session:
             threads=self.device.threads,
             best_s=best_s,
             options=self.options,
+            sentinel=Sentinel(str(self._sentinel), self.device, self.speed.usual_s, self._patience_s),
         )
         number = self._submit("measure", (request,), self.options.timeout_s)
         outcome = self._outcome()
@@ -203,8 +277,11 @@ class Session:
             outcome = self._outcome()
         if outcome.value is not None:
             found = pickle.loads(outcome.value)
-            assert isinstance(found, Measurement)
-            return found
+            assert isinstance(found, Measured)
+            if found.sentinel_s:
+                self.speed.seconds.append(found.sentinel_s)
+                self.speed.lost_s += found.lost_s
+            return found.measurement
         status: Status = outcome.status if outcome.status in ("crash", "timeout") else "error"
         return Measurement(status, message=outcome.message)
 

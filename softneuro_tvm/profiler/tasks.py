@@ -3,30 +3,31 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 import os
 import pickle
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
 
 import numpy as np
 from tvm import tirx
 
 from softneuro_tvm import codegen
 from softneuro_tvm.device import Device
-from softneuro_tvm.formats import Format, pack
+from softneuro_tvm.errors import RoutineError
+from softneuro_tvm.formats import OPEN, Format, pack, physical_shape
 from softneuro_tvm.graph import Workload
+from softneuro_tvm.kernel_objects import object_file, with_symbol
+from softneuro_tvm.kernel_objects import symbol as symbol_of
+from softneuro_tvm.linking import linker
+from softneuro_tvm.object_cache import ObjectCache
 from softneuro_tvm.profiler.files import input_file, reference_file, weight_file
 from softneuro_tvm.profiler.measuring import measure
 from softneuro_tvm.profiler.messages import Compiled
+from softneuro_tvm.profiler.sentinel import SENTINEL_STEPS, multiply_adds
 from softneuro_tvm.registry import layer_kind
 from softneuro_tvm.routine import Candidate, View
 
-__all__ = ["compile_batch", "measure", "prepare"]
-
-logger = logging.getLogger(__name__)
+__all__ = ["compile_batch", "compile_sentinel", "measure", "prepare"]
 
 _GARBAGE = 37.0
 """What the padding lanes of blocked inputs hold: a kernel that lets them through is found out."""
@@ -86,18 +87,17 @@ def _save_weights(arrays: Sequence[np.ndarray], folder: Path) -> tuple[str, ...]
     return tuple(paths)
 
 
-def _failed(error: Exception) -> Compiled:
-    return Compiled("failed", message=f"{type(error).__name__}: {error}"[:2000])
-
-
-def compile_batch(pickled: Sequence[bytes], device: Device, folder: str, name: str) -> list[Compiled]:
-    """Generates and compiles candidates of one workload, the kernels into one library where that succeeds.
+def compile_batch(
+    pickled: Sequence[bytes], device: Device, folder: str, name: str, objects: str | None = None
+) -> list[Compiled]:
+    """Generates candidates of one workload, compiles those that the object cache lacks, and links them into libraries.
 
     Args:
         pickled: The candidates.
         device: What is compiled for.
         folder: Where the workload was prepared.
-        name: Unique name for the library.
+        name: Unique name for the library that holds all kernels.
+        objects: Folder of the object cache, see `ObjectCache`.
 
     Returns:
         One result for each candidate.
@@ -106,9 +106,10 @@ def compile_batch(pickled: Sequence[bytes], device: Device, folder: str, name: s
         BuildError: there is no linker.
         OSError: the folder cannot be written.
     """
-    codegen.linker()
+    link = linker()
+    cache, shared = ObjectCache(objects), Path(folder) / f"{name}.so"
     results: list[Compiled] = []
-    kernels: dict[int, Any] = {}
+    files: dict[str, str] = {}
     for index, data in enumerate(pickled):
         try:
             candidate: Candidate = pickle.loads(data)
@@ -118,52 +119,61 @@ def compile_batch(pickled: Sequence[bytes], device: Device, folder: str, name: s
                 continue
             packed = _pack(candidate, Path(folder))
             bound = candidate.routine.error_bound(candidate.workload, candidate.variant)
-        except Exception as error:  # whatever a routine raises is its candidate's result
-            results.append(_failed(error))
-            continue
-        form: Literal["kernel", "relax"] = "kernel" if isinstance(emitted, tirx.PrimFunc) else "relax"
-        symbol = f"k{index}" if form == "kernel" else "main"
-        library = str(Path(folder) / f"{name}-{index}.so")
-        files, size = _save_weights(packed, Path(folder)), sum(array.nbytes for array in packed)
-        results.append(Compiled(form, library, symbol, files, size, bound))
-        kernels[index] = emitted
-    _compile(results, kernels, device, str(Path(folder) / f"{name}.so"))
+            common = (_save_weights(packed, Path(folder)), sum(array.nbytes for array in packed), bound)
+            if isinstance(emitted, tirx.PrimFunc):
+                _check_arguments(candidate, emitted, packed)
+                kernel = with_symbol(emitted, candidate.routine.name)
+                symbol = symbol_of(kernel)
+                files[symbol] = _write_object(object_file(kernel, device.target, cache), Path(folder) / f"{symbol}.o")
+                results.append(Compiled("kernel", str(shared), symbol, *common))
+            else:
+                library = Path(folder) / f"{name}-{index}.so"
+                codegen.compile_relax(emitted, device.target, library)
+                results.append(Compiled("relax", str(library), "main", *common))
+        except OSError:
+            raise
+        except Exception as error:  # whatever a routine or TVM raises is its candidate's result
+            results.append(Compiled("failed", message=f"{type(error).__name__}: {error}"[:2000]))
+    if files:
+        partial = shared.with_name(f"{name}.{os.getpid()}.so")
+        link(str(partial), list(files.values()))
+        partial.replace(shared)
     return results
 
 
-def _compile(results: list[Compiled], emitted: Mapping[int, Any], device: Device, shared: str) -> None:
-    """Compiles kernels together, or, if that fails, one by one, so that only a bad one fails; and Relax modules.
+def _write_object(data: bytes, path: Path) -> str:
+    path.write_bytes(data)
+    return str(path)
 
-    Args:
-        results: Changed: kernels are in the shared library if that succeeds; what fails says so.
-        emitted: What the routines emitted, by index in `results`.
-        device: What is compiled for.
-        shared: Path of the shared library.
+
+def _check_arguments(candidate: Candidate, kernel: tirx.PrimFunc, packed: Sequence[np.ndarray]) -> None:
+    """Compares what a kernel takes with what it is going to be called with: kernels do not check that themselves.
+
+    Raises:
+        RoutineError: they differ.
     """
-    together = [index for index in emitted if results[index].form == "kernel"]
-    singly = [index for index in emitted if index not in together]
-    if len(together) > 1:
-        try:
-            functions = [(results[index].symbol, emitted[index]) for index in together]
-            codegen.compile_candidates(functions, device.target, shared)
-        except OSError:
-            raise
-        except Exception as error:  # TVM's errors have no common base; the single compilations tell whose it is
-            logger.debug("compiling %d kernels together failed: %s", len(together), error)
-            singly += together
-        else:
-            for index in together:
-                results[index] = replace(results[index], library=shared)
-    else:
-        singly += together
-    for index in singly:
-        result = results[index]
-        try:
-            if result.form == "relax":
-                codegen.compile_relax(emitted[index], device.target, result.library)
-            else:
-                codegen.compile_candidates([(result.symbol, emitted[index])], device.target, result.library)
-        except OSError:
-            raise
-        except Exception as error:  # as above
-            results[index] = _failed(error)
+    workload, variant = candidate.workload, candidate.variant
+    ports = zip((*workload.inputs, *workload.outputs), (*variant.inputs, *variant.outputs), strict=True)
+    tensors = [(physical_shape(tensor.shape, port.layout), port.dtype) for tensor, port in ports]
+    inputs, outputs = tensors[: len(workload.inputs)], tensors[len(workload.inputs) :]
+    given = [*inputs, *((array.shape, str(array.dtype)) for array in packed), *outputs]
+    declared = [
+        (tuple(int(n) if isinstance(n, tirx.IntImm) else OPEN for n in parameter.shape), str(parameter.dtype))
+        for parameter in kernel.params
+    ]
+    if declared != given:
+        raise RoutineError(
+            f"routine {candidate.routine.name!r} emitted a kernel of {declared}, but its inputs, packed weights and "
+            f"outputs are {given}; make `emit`, `pack` and the variant's formats agree"
+        )
+
+
+def compile_sentinel(device: Device, path: str) -> None:
+    """Compiles the reference kernel into a library.
+
+    Raises:
+        BuildError: there is no linker.
+        OSError: the library cannot be written.
+    """
+    kernel = codegen.rename(multiply_adds(device, SENTINEL_STEPS), "sentinel")
+    linker()(path, [_write_object(codegen.compile_object(kernel, device.target), Path(f"{path}.o"))])

@@ -28,6 +28,8 @@ class TimingOptions:
         min_sample_s: A sample calls the kernel as often as this takes.
         abandon_after: Samples after which a hopeless candidate is given up.
         abandon_ratio: Hopeless means so many times slower than the best candidate of the same formats.
+        patience_s: So long the machine may be slower than usual before its samples are taken as they are.
+        total_patience_s: The same for all candidates together: a machine that is always slow is measured as it is.
         timeout_s: A candidate that has not finished by then is killed.
         compile_timeout_s: The same for compiling it.
     """
@@ -42,6 +44,8 @@ class TimingOptions:
     min_sample_s: float = 200e-6
     abandon_after: int = 5
     abandon_ratio: float = 3.0
+    patience_s: float = 2.0
+    total_patience_s: float = 10.0
     timeout_s: float = 20.0
     compile_timeout_s: float = 120.0
 

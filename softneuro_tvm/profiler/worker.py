@@ -21,10 +21,14 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from typing import IO
 
-from softneuro_tvm.errors import BuildError
-from softneuro_tvm.profiler import tasks
-from softneuro_tvm.profiler.messages import Outcome, Task
-from softneuro_tvm.registry import layer_kinds, routines
+from softneuro_tvm.lean_import import import_tvm
+
+import_tvm()
+
+from softneuro_tvm.errors import BuildError  # noqa: E402
+from softneuro_tvm.profiler import tasks  # noqa: E402
+from softneuro_tvm.profiler.messages import Outcome, Task  # noqa: E402
+from softneuro_tvm.registry import layer_kinds, routines  # noqa: E402
 
 _LOG_TAIL = 800
 _PR_SET_PDEATHSIG = 1

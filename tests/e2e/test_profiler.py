@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from softneuro_tvm import codegen
+from softneuro_tvm import linking
 from softneuro_tvm.candidates import Candidate
 from softneuro_tvm.device import host_device
 from softneuro_tvm.errors import BuildError, ProfileError
@@ -60,6 +60,9 @@ class Recorder:
 
     def started(self, total: int, known: int) -> None:
         self.calls.append(("started", total, known))
+
+    def round(self, count: int, open_count: int, best_s: float, bound_s: float) -> None:
+        self.calls.append(("round", count))
 
     def compiled(self, candidate: Candidate) -> None:
         self.calls.append(("compiled", candidate))
@@ -210,9 +213,9 @@ def test_a_server_that_dies_is_reported(store: ProfileStore) -> None:
 def test_a_missing_linker_is_explained(store: ProfileStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     monkeypatch.setenv("CC", "no-such-compiler")
-    monkeypatch.setattr(codegen.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(linking.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(BuildError, match="pip install ziglang"):
-        codegen.linker()
+        linking.linker()
     with pytest.raises(ProfileError, match="pip install ziglang"):
         profile_candidates(faulty.candidates(faulty.Plain, of=faulty.workload(8)), host_device(1), store)
 
@@ -220,7 +223,7 @@ def test_a_missing_linker_is_explained(store: ProfileStore, monkeypatch: pytest.
 def test_a_linker_that_fails_is_quoted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CC", "false --with options")
     with pytest.raises(BuildError, match="false --with options -shared"):
-        codegen.linker()(str(tmp_path / "a.so"), [])
+        linking.linker()(str(tmp_path / "a.so"), [])
 
 
 TUNE = """

@@ -1,0 +1,163 @@
+"""The last round of tuning: plans that differ in kind and are close by their predicted times are timed as a whole.
+
+The sum of layers timed by themselves misses what layers do to one another: what they leave in caches, above all. Plans
+that differ in a few tiles of a few layers hardly differ in that; those that do without a whole family of routines do.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+
+import numpy as np
+
+from softneuro_tvm.builder import build
+from softneuro_tvm.device import Device
+from softneuro_tvm.errors import SelectionError
+from softneuro_tvm.graph import Graph
+from softneuro_tvm.machine import machine_lock
+from softneuro_tvm.measurement import Measurement
+from softneuro_tvm.plan import Plan
+from softneuro_tvm.profiler import ProfileStore
+from softneuro_tvm.profiler.keys import network_key
+from softneuro_tvm.reference import sample_inputs
+from softneuro_tvm.routine import Candidate
+from softneuro_tvm.runtime import Module
+from softneuro_tvm.selection import select
+from softneuro_tvm.selection.solver import solve
+from softneuro_tvm.tuner import Network
+
+FINALISTS = 3
+"""Plans that are timed as a whole, at most."""
+_CLOSE = 0.05
+"""Plans whose predicted times are further behind the best, relative to it, are not timed."""
+_CLEAR = 0.005
+"""A clearly faster plan is faster by this share."""
+_COPIES = 4
+_ROUNDS = 8
+_ROUND_S = 0.05
+
+
+def play_finals(
+    network: Network,
+    results: Mapping[Candidate, Measurement],
+    device: Device,
+    plan: Plan,
+    store: ProfileStore,
+    *,
+    locked: bool = False,
+) -> Plan:
+    """The fastest of a plan and its rivals, timed as whole networks in turns; the plan as it is if it has no rivals.
+
+    Args:
+        network: What was tuned.
+        results: Measurements.
+        device: This machine.
+        plan: The best one by prediction.
+        store: Knows earlier finals, and receives these.
+        locked: Times nothing.
+    """
+    plans = [plan, *rivals(network, results, device, plan)]
+    keys = [network_key(network.graph.digest, identity(each), device) for each in plans]
+    known = store.get_many(keys)
+    if len(plans) == 1 or (locked and len(known) < len(plans)) or not _fit_in_memory(network.graph, len(plans)):
+        return plan
+    if len(known) < len(plans):
+        modules = [build(network.graph, each, device) for each in plans]
+        for key, samples_s in zip(keys, time_interleaved(modules, sample_inputs(network.graph)), strict=True):
+            known[key] = Measurement("ok", samples_s, 0.0)
+            store.put(key, known[key])
+    timed = [replace(each, samples_s=known[key].samples_s) for each, key in zip(plans, keys, strict=True)]
+    return winner(timed)
+
+
+def winner(plans: Sequence[Plan]) -> Plan:
+    """The fastest of timed plans: the first one unless another is clearly faster, in quick runs as in slow ones."""
+
+    def beats(one: Plan, other: Plan) -> bool:
+        pairs = zip(*(statistics.quantiles(plan.samples_s, n=4) for plan in (one, other)), strict=True)
+        return all(ours < theirs * (1 - _CLEAR) for ours, theirs in pairs)
+
+    best = plans[0]
+    for plan in plans[1:]:
+        if beats(plan, plans[0]) and statistics.median(plan.samples_s) < statistics.median(best.samples_s):
+            best = plan
+    return best
+
+
+def rivals(network: Network, results: Mapping[Candidate, Measurement], device: Device, plan: Plan) -> list[Plan]:
+    """Plans that do without one of the families of routines that a plan uses, and are almost as fast by prediction.
+
+    Args:
+        network: What was tuned.
+        results: Measurements.
+        device: What was measured on.
+        plan: The best one by prediction.
+
+    Returns:
+        The closest ones first.
+    """
+    found: dict[str, Plan] = {}
+    for family in dict.fromkeys(choice.routine for choice in plan.layers):
+        other = _without(family, network, results, device, plan.predicted_s * (1 + _CLOSE))
+        if other is not None:
+            found.setdefault(identity(other), other)
+    found.pop(identity(plan), None)
+    return sorted(found.values(), key=lambda rival: rival.predicted_s)[: FINALISTS - 1]
+
+
+def _without(
+    family: str, network: Network, results: Mapping[Candidate, Measurement], device: Device, limit_s: float
+) -> Plan | None:
+    """The best plan without a family of routines; None if it takes longer than so many seconds, or there is none."""
+
+    def price(candidate: Candidate) -> float:
+        found = results.get(candidate)
+        return math.inf if found is None or candidate.routine.name == family else found.median_s
+
+    def others(name: str, candidate: Candidate) -> bool:
+        return candidate.routine.name != family and (network.allowed is None or network.allowed(name, candidate))
+
+    try:
+        if solve(network.problem(price).pairwise).cost > limit_s:
+            return None
+        return select(network.graph, network.candidates, results, device, allowed=others)
+    except SelectionError:
+        return None  # some layer needs this family
+
+
+def _fit_in_memory(graph: Graph, count: int) -> bool:
+    """Whether so many modules can be loaded at once: each needs a few times its weights while it is built."""
+    return count * _COPIES * graph.weight_bytes < os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def identity(plan: Plan) -> str:
+    """Text that plans have in common if and only if they choose the same."""
+    choices = [(c.layer, c.routine, asdict(c.variant)) for c in plan.layers]
+    adapters = [(a.tensor, asdict(a.target), a.routine, asdict(a.variant)) for a in plan.adapters]
+    return hashlib.sha256(json.dumps([choices, adapters], sort_keys=True).encode()).hexdigest()[:32]
+
+
+def time_interleaved(modules: Sequence[Module], inputs: Mapping[str, np.ndarray]) -> list[tuple[float, ...]]:
+    """Times networks in turns.
+
+    Args:
+        modules: The networks.
+        inputs: Arrays by input name.
+
+    Returns:
+        Seconds of single runs, for each module.
+    """
+    samples: list[list[float]] = [[] for _ in modules]
+    tensors = [module.tensors([], inputs) for module in modules]
+    with machine_lock():
+        for _ in range(_ROUNDS):
+            for own, module, operands in zip(samples, modules, tensors, strict=True):
+                warm_s = module.time(operands, repeat=1, warm_up=1)[0]
+                own += module.time(operands, repeat=min(50, max(2, int(_ROUND_S / warm_s))), warm_up=0)
+    return [tuple(own) for own in samples]
