@@ -54,10 +54,11 @@ def build(graph: Graph, plan: Plan, device: Device, source: str = "", cache: Obj
     module, memory = emit(graph, plan, device)
     about = manifest(graph, plan, memory, source)
     module.update(_constant_function(MANIFEST_FUNCTION, json.dumps(about, sort_keys=True)))
-    kernels = {symbol(f): f for f in module.functions.values() if isinstance(f, tirx.PrimFunc)}
+    target = tvm.target.Target(dict(device.target))
     try:
+        calls, kernels = _lowered(module)
         objects = object_files(kernels, device.target, cache or ObjectCache())
-        executable = relax.build(module, tvm.target.Target(dict(device.target)), relax_pipeline=_lowering)
+        executable = relax.build(calls, target, relax_pipeline=tvm.transform.Sequential([]))
     except Exception as error:  # TVM raises many types
         raise BuildError(f"TVM could not build {graph.name!r}: {error}") from error
     return Module.from_library(Library(executable, objects), about)
@@ -118,9 +119,11 @@ def manifest(graph: Graph, plan: Plan, memory: Mapping[str, int], source: str = 
     }
 
 
-@tvm.transform.module_pass(opt_level=0)  # type: ignore[untyped-decorator]
-def _lowering(module: tvm.IRModule, _context: Any) -> tvm.IRModule:
-    """To VM instructions. TVM places the tensors that have no place in the arena. Kernels are called by name."""
+def _lowered(module: tvm.IRModule) -> tuple[tvm.IRModule, dict[str, tirx.PrimFunc]]:
+    """Functions of VM instructions that call kernels by name, and the kernels by symbol.
+
+    TVM places the tensors that have no place in the arena, and adds kernels that compute shapes.
+    """
     t = relax.transform
     lowered = tvm.transform.Sequential(
         [
@@ -133,9 +136,10 @@ def _lowering(module: tvm.IRModule, _context: Any) -> tvm.IRModule:
             t.AttachGlobalSymbol(),
         ]
     )(module)
-    named = {v: relax.ExternFunc(symbol(f)) for v, f in lowered.functions_items() if isinstance(f, tirx.PrimFunc)}
+    kernels = {v: f for v, f in lowered.functions_items() if isinstance(f, tirx.PrimFunc)}
+    named = {variable: relax.ExternFunc(symbol(function)) for variable, function in kernels.items()}
     functions = {v: _substitute(f, named) for v, f in lowered.functions_items() if v not in named}
-    return tvm.IRModule(functions, attrs=lowered.attrs)
+    return tvm.IRModule(functions, attrs=lowered.attrs), {symbol(f): f for f in kernels.values()}
 
 
 def _constant_function(name: str, text: str) -> tvm.IRModule:
