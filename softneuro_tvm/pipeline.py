@@ -55,6 +55,10 @@ def load(source: Any, input_shapes: Mapping[str, Sequence[int]] | None = None) -
     return Model(import_model(source, input_shapes=input_shapes), source, input_shapes)
 
 
+_FINALS_S = 10.0
+"""Whole networks are timed if at least so many seconds of the budget are left."""
+
+
 @dataclass(frozen=True)
 class TuneOptions:
     """How to tune.
@@ -133,14 +137,33 @@ def tune(
             replace(options.search, exhaustive=exhaustive, locked=options.locked),
         )
         tuning = tuner.run()
-        measured = (graph, tuner.network.candidates, profiler.results, device)
-        plan = select(*measured, limits=options.limits, allowed=tuner.network.allowed)
-        if options.pareto:
-            plan = replace(plan, pareto=pareto(*measured, limits=options.limits, allowed=tuner.network.allowed))
-        elif options.finals and not options.limits and tuning.stopped in ("proved", "settled"):
-            plan = play_finals(tuner.network, profiler.results, device, plan, profiles, locked=options.locked)
+        plan = select(
+            graph,
+            tuner.network.candidates,
+            profiler.results,
+            device,
+            limits=options.limits,
+            allowed=tuner.network.allowed,
+        )
+        if tuning.stopped != "interrupted":
+            try:
+                plan = _refined(plan, tuner, options, profiles)
+            except KeyboardInterrupt:
+                tuning = replace(tuning, stopped="interrupted")
     summary = tuning.summary | ({"restrictions": rules.texts} if rules else {})
     return replace(plan, tuning=summary)
+
+
+def _refined(plan: Plan, tuner: Tuner, options: TuneOptions, profiles: ProfileStore) -> Plan:
+    """The plan with its front, or the one of its rivals that is faster as a whole network."""
+    network, results, device = tuner.network, tuner.profiler.results, tuner.profiler.device
+    if options.pareto:
+        found = (network.graph, network.candidates, results, device)
+        return replace(plan, pareto=pareto(*found, limits=options.limits, allowed=network.allowed))
+    in_time = tuner.deadline_s - time.monotonic() > _FINALS_S
+    if options.finals and options.limits is None and in_time:
+        return play_finals(network, results, device, plan, profiles, locked=options.locked)
+    return plan
 
 
 def build(model: Model, plan: Plan) -> Module:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -40,6 +40,6 @@ def table(title: str, columns: Iterable[tuple[str, str]], rows: Iterable[Iterabl
     return made
 
 
-def print_json(data: Mapping[str, Any]) -> None:
+def print_json(data: Mapping[str, Any] | Sequence[Any]) -> None:
     """Writes JSON to standard output."""
     sys.stdout.write(json.dumps(data, indent=1, sort_keys=True, default=str) + "\n")
