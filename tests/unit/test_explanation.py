@@ -6,10 +6,10 @@ import dataclasses
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
-from click.testing import Result
 from typer.testing import CliRunner
 
 from softneuro_tvm.cli.explain import explain
@@ -178,7 +178,7 @@ app = typer.Typer()
 app.command()(explain)
 
 
-def run(plan_file: Path, *options: str) -> Result:
+def run(plan_file: Path, *options: str) -> Any:
     return CliRunner().invoke(app, [str(plan_file), *options])
 
 
