@@ -103,7 +103,7 @@ class _Importer(frontend.ONNXGraphImporter):  # type: ignore[misc]
         if self._depth:
             return self.bb.normalize(value)
         if isinstance(value, relax.Tuple):
-            return self.bb.normalize(relax.Tuple([self._emitted(field) for field in value.fields]))
+            return self.bb.normalize(relax.Tuple([self._emitted(self.bb.normalize(field)) for field in value.fields]))
         value = self._emitted(self.bb.normalize(value))
         if isinstance(value.ty, relax.TupleType) and isinstance(value, relax.Var) and not is_sequence:
             fields = [self._emitted(relax.TupleGetItem(value, index)) for index in range(len(value.ty.fields))]

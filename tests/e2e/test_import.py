@@ -92,6 +92,13 @@ def test_unsupported_operators() -> None:
         import_model(given)
 
 
+def test_nodes_with_several_results_keep_their_names() -> None:
+    """TVM converts a layer normalisation to a tuple of the normalised values and two placeholders."""
+    graph = import_model("zoo:bert_tiny")
+    names = {layer.name for layer in graph.layers if layer.kind == "layer_norm"}
+    assert names and all(name.endswith("LayerNorm") for name in names)
+
+
 def test_conversion_errors_name_the_node(capfd: pytest.CaptureFixture[str]) -> None:
     given = model(
         [helper.make_node("Reshape", ["x", "s"], ["y"], name="bad")],
