@@ -15,28 +15,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from platformdirs import user_cache_dir
-
 from softneuro_tvm.errors import ProfileError
+from softneuro_tvm.linking import loadable_folder
 from softneuro_tvm.profiler.messages import Outcome, Task
 
 _ROOM_BYTES = 2 << 30
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-
-
-def _scratch_parent() -> str:
-    """A folder with room from which libraries may be loaded, in memory if possible."""
-    cache = Path(user_cache_dir("softneuro_tvm"))
-    with contextlib.suppress(OSError):
-        cache.mkdir(parents=True, exist_ok=True)
-    usable = []
-    for folder in ("/dev/shm", tempfile.gettempdir(), str(cache)):
-        if os.access(folder, os.W_OK) and not os.statvfs(folder).f_flag & getattr(os, "ST_NOEXEC", 0):
-            usable.append(folder)
-    if not usable:
-        raise ProfileError("no temporary folder allows programs to be run; point TMPDIR at one that does")
-    room = [folder for folder in usable if shutil.disk_usage(folder).free >= _ROOM_BYTES]
-    return (room or usable)[0]
 
 
 class Workers:
@@ -45,11 +29,11 @@ class Workers:
     Starting early pays: the server imports TVM while the caller does other work.
 
     Raises:
-        ProfileError: no folder for scratch files.
+        BuildError: no folder for scratch files.
     """
 
     def __init__(self) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix="softneuro_tvm-", dir=_scratch_parent()))
+        self.folder = Path(tempfile.mkdtemp(prefix="softneuro_tvm-", dir=loadable_folder(_ROOM_BYTES)))
         self._connection, theirs = Pipe()
         self._log = tempfile.TemporaryFile()
         self._ready = False
