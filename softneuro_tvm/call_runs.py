@@ -1,4 +1,4 @@
-"""Rewrites a lowered Relax function: activations in one arena, packed weights in one array, few calls of many kernels.
+"""Rewrites a lowered Relax function: activations in one arena, weights apart from it, few calls of many kernels.
 
 The virtual machine takes about a microsecond to allocate a layer's output, call its kernel and let its inputs go. So
 kernels that follow one another are called by one host function, see `softneuro_tvm.call_sequence`.
@@ -16,8 +16,8 @@ from tvm import relax, tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script.builder import ir as T
 
-from softneuro_tvm.call_sequence import KernelCall, Operand, call_sequence
-from softneuro_tvm.memory import aligned
+from softneuro_tvm.call_sequence import WEIGHTS, KernelCall, Operand, call_sequence
+from softneuro_tvm.weights import Weights
 
 _ALLOCATE = tvm.ir.Op.get("relax.builtin.alloc_tensor")
 _RESHAPE = tvm.ir.Op.get("relax.reshape")
@@ -38,15 +38,21 @@ class _Part:
 _ARENA, _WEIGHTS = "arena", "weights"
 
 
-def merge_calls(module: tvm.IRModule, offsets: Mapping[Any, int], arena_bytes: int) -> tvm.IRModule:
+def merge_calls(module: tvm.IRModule, offsets: Mapping[Any, int], arena_bytes: int) -> tuple[tvm.IRModule, Weights]:
     """The module whose ``main`` allocates the arena once for each run and calls kernels in sequences.
+
+    Constants that these kernels read are no longer part of the module.
 
     Args:
         module: ``main`` in destination-passing style, without dataflow blocks, and the kernels it calls.
         offsets: Bytes from the arena's beginning, by the variable to which ``main`` binds a tensor that it allocates.
         arena_bytes: Size of the arena.
+
+    Returns:
+        The module, and the weights that its library must hold.
     """
-    return _Rewriter(module, offsets, arena_bytes).module()
+    rewriter = _Rewriter(module, offsets, arena_bytes)
+    return rewriter.module(), rewriter.packed
 
 
 class _Rewriter:
@@ -70,8 +76,8 @@ class _Rewriter:
 
     def module(self) -> tvm.IRModule:
         """The rewritten module."""
-        weights, self.needed = self._packed_weights(), self._needed()
-        self.bases: dict[str, Any] = {_WEIGHTS: relax.const(weights)} if self.weights else {}
+        self.packed, self.needed = self._packed_weights(), self._needed()
+        self.bases: dict[str, Any] = {}
         if self.arena_bytes:
             self._allocate()
         for step in self.steps:
@@ -84,21 +90,15 @@ class _Rewriter:
         result["main"] = relax.Function(self.main.params, body, self.main.ret_ty, self.main.is_pure, self.main.attrs)
         return result
 
-    def _packed_weights(self) -> Any:
-        """Constants of all kernels, each aligned, in one tensor."""
-        arrays: list[np.ndarray] = []
-        size = 0
+    def _packed_weights(self) -> Weights:
+        """Constants of all kernels."""
+        arrays: dict[Any, np.ndarray] = {}
         for step in self.steps:
             for argument in step.value.args if self._is_kernel_call(step.value) else ():
-                if isinstance(argument, tvm.ir.GenericConst) and argument not in self.weights:
-                    arrays.append(np.from_dlpack(argument.value).reshape(-1).view(np.uint8))
-                    self.weights[argument] = size
-                    size += aligned(arrays[-1].size)
-        packed = tvm.runtime.empty((size,), "uint8")
-        written = np.from_dlpack(packed)
-        for array, begin in zip(arrays, self.weights.values(), strict=True):
-            end = begin + array.size
-            written[begin:end], written[end : begin + aligned(array.size)] = array, 0
+                if isinstance(argument, tvm.ir.GenericConst) and argument not in arrays:
+                    arrays[argument] = np.from_dlpack(argument.value)
+        packed = Weights(tuple(arrays.values()))
+        self.weights = dict(zip(arrays, packed.offsets, strict=True))
         return packed
 
     def _allocate(self) -> None:
@@ -152,9 +152,10 @@ class _Rewriter:
         """Calls what waits, in one sequence."""
         if not self.waiting:
             return
-        bases = list(dict.fromkeys(part.base for _, operands in self.waiting for part in operands))
+        used = dict.fromkeys(part.base for _, operands in self.waiting for part in operands)
+        bases = [base for base in used if base is not _WEIGHTS]
         arguments = [self.bases[base] if isinstance(base, str) else base for base in bases]
-        position = {base: index for index, base in enumerate(bases)}
+        position = {base: index for index, base in enumerate(bases)} | {_WEIGHTS: WEIGHTS}
         calls = [
             KernelCall(symbol, tuple(Operand(position[p.base], p.offset, p.shape, p.dtype) for p in operands))
             for symbol, operands in self.waiting

@@ -9,8 +9,13 @@ from typing import Any
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script.builder import ir as T
 
+from softneuro_tvm.weights import ADDRESS_FUNCTION
+
 _PREFIX = "__tvm_ffi_"
 """What TVM puts before the names of functions in libraries."""
+
+WEIGHTS = -1
+"""Instead of the position of an argument: the weights of the library that holds the sequence."""
 
 
 @dataclass(frozen=True)
@@ -18,8 +23,8 @@ class Operand:
     """A tensor that a kernel reads or writes, as a part of an argument of the sequence.
 
     Args:
-        argument: Position of the argument in whose memory it lies.
-        offset: Bytes from the argument's beginning, a multiple of 64.
+        argument: Position of the argument in whose memory it lies, or `WEIGHTS`.
+        offset: Bytes from the beginning of that memory, a multiple of 64.
         shape: Extents.
         dtype: Element type.
     """
@@ -55,7 +60,9 @@ def call_sequence(symbol: str, arguments: Sequence[tuple[tuple[int, ...], str]],
         with T.prim_func(s_tir=True):
             T.func_name(symbol)
             T.func_attr({"global_symbol": symbol})
-            data = [T.arg(f"a{i}", T.buffer(shape, dtype)).data for i, (shape, dtype) in enumerate(arguments)]
+            data = {i: T.arg(f"a{i}", T.buffer(shape, dtype)).data for i, (shape, dtype) in enumerate(arguments)}
+            if any(each.argument == WEIGHTS for call in calls for each in call.operands):
+                data[WEIGHTS] = T.bind(T.call_extern("handle", ADDRESS_FUNCTION))
             declared: set[str] = set()
             for call in calls:
                 # TVM declares a name as it stands at its first call, and looks for it with the prefix from then on
