@@ -6,6 +6,7 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
@@ -27,8 +28,9 @@ from softneuro_tvm.library import Library
 from softneuro_tvm.object_cache import ObjectCache
 from softneuro_tvm.plan import LayerChoice, Plan
 from softneuro_tvm.registry import routine
-from softneuro_tvm.routine import VIEW, Variant
+from softneuro_tvm.routine import VIEW, Nested, Variant
 from softneuro_tvm.runtime import MANIFEST_FUNCTION, Module
+from softneuro_tvm.weights import Weights
 
 logger = logging.getLogger(__name__)
 
@@ -51,8 +53,8 @@ def build(graph: Graph, plan: Plan, device: Device, source: str = "", cache: Obj
     """
     if plan.graph != graph.digest:
         raise PlanError(f"the plan was made for another model than {graph.name!r}; make a new one with `tune`")
-    module, memory = emit(graph, plan, device)
-    about = manifest(graph, plan, memory, source)
+    emitted = emit(graph, plan, device)
+    module, about = emitted.module, manifest(graph, plan, emitted.memory, source)
     module.update(_constant_function(MANIFEST_FUNCTION, json.dumps(about, sort_keys=True)))
     target = tvm.target.Target(dict(device.target))
     try:
@@ -61,21 +63,34 @@ def build(graph: Graph, plan: Plan, device: Device, source: str = "", cache: Obj
         executable = relax.build(calls, target, relax_pipeline=tvm.transform.Sequential([]))
     except Exception as error:  # TVM raises many types
         raise BuildError(f"TVM could not build {graph.name!r}: {error}") from error
-    return Module.from_library(Library(executable, objects), about)
+    library = Library(executable, objects, emitted.weights, device.threads)
+    return Module(library.module, about, library)
 
 
-def emit(graph: Graph, plan: Plan, device: Device) -> tuple[tvm.IRModule, dict[str, int]]:
+@dataclass(frozen=True)
+class Emitted:
+    """What a plan describes, before it is compiled.
+
+    Args:
+        module: The kernels and the Relax function ``main``, which calls them with their outputs as arguments and whose
+            activations lie in one arena.
+        weights: What the kernels read from their library.
+        memory: Bytes: of the arena, the most of it that is needed at once, the weights as they are packed, and the
+            largest workspace of a kernel.
+    """
+
+    module: tvm.IRModule
+    weights: Weights
+    memory: dict[str, int]
+
+
+def emit(graph: Graph, plan: Plan, device: Device) -> Emitted:
     """Generates what a plan describes, without compiling it.
 
     Args:
         graph: The network that the plan was made for.
         plan: What to use for each layer.
         device: What to generate code for.
-
-    Returns:
-        The kernels and the Relax function ``main``, which calls them with their outputs as arguments and whose
-        activations lie in one arena; and bytes: of the arena, the most of it that is needed at once, the weights as
-        they are packed, and the largest workspace of a kernel.
 
     Raises:
         PlanError: the plan belongs to another graph.
@@ -86,16 +101,18 @@ def emit(graph: Graph, plan: Plan, device: Device) -> tuple[tvm.IRModule, dict[s
     t = relax.transform
     passes = [t.InlinePrivateFunctions(), t.ToNonDataflow(), t.RemovePurityChecking(), t.CallTIRRewrite()]
     try:
-        lowered, offsets, arena = place_activations(tvm.transform.Sequential(passes)(emitted), builder.in_place)
-        module = merge_calls(lowered, offsets, arena.size_bytes)
+        lowered = tvm.transform.Sequential(passes)(emitted)
+        lowered, offsets, arena = place_activations(lowered, builder.in_place, builder.nested)
+        module, weights = merge_calls(lowered, offsets, arena.size_bytes)
     except Exception as error:  # TVM raises many types
         raise BuildError(f"TVM could not lower {graph.name!r}: {error}") from error
-    return module, {
+    memory = {
         "arena_bytes": arena.size_bytes,
         "lower_bound_bytes": arena.lower_bound_bytes,
         "weights_bytes": builder.weights_bytes,
         "workspace_bytes": builder.workspace_bytes,
     }
+    return Emitted(module, weights, memory)
 
 
 def manifest(graph: Graph, plan: Plan, memory: Mapping[str, int], source: str = "") -> dict[str, Any]:
@@ -170,6 +187,7 @@ class _Builder:
         self.source: dict[str, Format] = {}
         self.adapters = {(a.tensor, a.target): a for a in plan.adapters}
         self.in_place: dict[str, tuple[int, ...]] = {}
+        self.nested: dict[str, Nested] = {}
         self.packed: dict[str, Future[tuple[np.ndarray, ...]]] = {}
         self.weights_bytes = self.workspace_bytes = 0
 
@@ -251,8 +269,10 @@ class _Builder:
             elif isinstance(emitted, tvm.IRModule):
                 self.kernels[key] = (self._add_region(emitted, name), True)
             else:
-                kernel = self._add(emitted, name)
+                kernel = self._add(emitted.kernel if isinstance(emitted, Nested) else emitted, name)
                 self.kernels[key] = (kernel, False)
+                if isinstance(emitted, Nested):
+                    self.nested[kernel.name_hint] = emitted
                 if positions := routine(name).in_place_inputs(workload, variant, self.device):
                     self.in_place[kernel.name_hint] = positions
         return self.kernels[key]

@@ -61,6 +61,22 @@ class View:
 VIEW = View()
 
 
+@dataclass(frozen=True, eq=False)
+class Nested(View):
+    """Returned by `Routine.emit` when inputs and output can lie in one block of memory: nothing runs where they do.
+
+    Args:
+        kernel: Copies; runs where the memory planner cannot place them so.
+        offsets: Bytes from the beginning of the whole to each part, multiples of 64. The parts are the inputs and the
+            whole is the output.
+        splits: True if it is the other way round: the part is the output, the whole the only input.
+    """
+
+    kernel: Any
+    offsets: tuple[int, ...]
+    splits: bool = False
+
+
 class Routine(ABC):
     """One algorithm for one kind of layer.
 
@@ -76,6 +92,8 @@ class Routine(ABC):
     requirements: ClassVar[tuple[Requirement, ...]] = ()
     fallback: ClassVar[bool] = False
     """True if it is only worth measuring where no other routine applies."""
+    is_view: ClassVar[bool] = False
+    """True if `emit` returns a `View` for every variant: it takes no time, and nobody has to measure that."""
 
     def refusal(self, workload: Workload, device: Device) -> str | None:
         """The first requirement that fails, as text; None if the routine applies."""
@@ -96,7 +114,7 @@ class Routine(ABC):
         Returns:
             A `tirx.PrimFunc` with one buffer argument for each input, packed weight and output, in that order, in
             their physical shapes; or an `IRModule` whose Relax function ``main`` takes inputs and weights and calls
-            kernels; or `VIEW`.
+            kernels; or a `View`.
         """
 
     def pack(self, workload: Workload, variant: Variant, weights: Mapping[str, np.ndarray]) -> tuple[np.ndarray, ...]:

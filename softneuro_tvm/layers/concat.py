@@ -4,11 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
+from math import prod
 from typing import Any
 
 import numpy as np
 
-from softneuro_tvm.formats import TensorType
+from softneuro_tvm.formats import (
+    Format,
+    TensorType,
+    block_of,
+    canonical_layout,
+    parse_layout,
+    physical_bytes,
+    physical_shape,
+)
 from softneuro_tvm.graph import Workload
 from softneuro_tvm.layer_kind import LayerKind, Operand, Recognised
 from softneuro_tvm.layers._numpy import normalise_axis
@@ -23,6 +33,33 @@ class ConcatAttributes:
     """
 
     axis: int
+
+
+@dataclass(frozen=True)
+class InPlaceConcatAttributes(ConcatAttributes):
+    """Attributes of a concatenation whose inputs may be written where its output lies.
+
+    Args:
+        in_place: Tells its workloads from others.
+    """
+
+    in_place: bool = True
+
+
+def part_offsets(inputs: Sequence[TensorType], axis: int, layout: str) -> tuple[int, ...] | None:
+    """Bytes from the beginning of a concatenation to each part; None if the parts are not whole runs of its memory.
+
+    Args:
+        inputs: The parts.
+        axis: Along which they are joined.
+        layout: Of the parts and of the whole.
+    """
+    name = canonical_layout(inputs[0].rank)[axis]
+    outside = physical_shape(inputs[0].shape, layout)[: parse_layout(layout).index((name, 0))]
+    if prod(outside) != 1 or any(part.shape[axis] % block_of(layout, name) for part in inputs[:-1]):
+        return None
+    sizes = [physical_bytes(part, Format(layout, part.dtype)) for part in inputs]
+    return tuple(accumulate(sizes[:-1], initial=0))
 
 
 class Concat(LayerKind):
@@ -73,3 +110,4 @@ class Concat(LayerKind):
         ]
         for shapes, axis, dtype in cases:
             yield self.workload(ConcatAttributes(axis), [TensorType(shape, dtype) for shape in shapes])
+        yield self.workload(InPlaceConcatAttributes(1), [TensorType((1, c, 4, 6)) for c in (32, 16, 20)])

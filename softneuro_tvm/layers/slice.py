@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import numpy as np
 
-from softneuro_tvm.formats import TensorType
+from softneuro_tvm.formats import TensorType, block_of, canonical_layout, parse_layout, physical_shape
 from softneuro_tvm.graph import Workload
 from softneuro_tvm.layer_kind import LayerKind, Operand, Recognised
 from softneuro_tvm.layers._numpy import normalise_axis
@@ -32,6 +33,42 @@ class SliceAttributes:
     def index(self) -> tuple[slice, ...]:
         """What to write between brackets in numpy."""
         return tuple(slice(*bounds) for bounds in zip(self.begin, self.end, self.strides, strict=True))
+
+
+@dataclass(frozen=True)
+class InPlaceSliceAttributes(SliceAttributes):
+    """Attributes of a slice that may lie where its input does.
+
+    Args:
+        in_place: Tells its workloads from others.
+    """
+
+    in_place: bool = True
+
+
+def slice_offset(source: TensorType, attributes: SliceAttributes, layout: str) -> int | None:
+    """Bytes from the beginning of a tensor to a slice of it; None if the slice is not one run of memory.
+
+    Args:
+        source: What is sliced.
+        attributes: Where.
+        layout: Of the tensor and of the slice.
+    """
+    extents, canonical = physical_shape(source.shape, layout), canonical_layout(source.rank)
+    offset, has_several = 0, False
+    for position, ((name, block), extent) in enumerate(zip(parse_layout(layout), extents, strict=True)):
+        part, size = attributes.index[canonical.index(name)], block_of(layout, name)
+        begin, count = 0, extent
+        if not block:
+            elements = len(range(part.start, part.stop, part.step))
+            if part.start % size or (part.step > 1 and elements > 1):
+                return None
+            begin, count = part.start // size, -(-elements // size)
+        if has_several and count < extent:
+            return None  # an axis outside has several positions, with gaps between them
+        has_several = has_several or count > 1
+        offset += begin * prod(extents[position + 1 :])
+    return offset * np.dtype(source.dtype).itemsize
 
 
 class Slice(LayerKind):
@@ -98,3 +135,5 @@ class Slice(LayerKind):
             begin, end = tuple(part.start for part in parts), tuple(part.stop for part in parts)
             attributes = SliceAttributes(begin, end, tuple(part.step or 1 for part in parts))
             yield self.workload(attributes, [TensorType(shape, dtype)])
+        attributes = InPlaceSliceAttributes((0, 32, 0, 0), (1, 52, 4, 6), (1, 1, 1, 1))
+        yield self.workload(attributes, [TensorType((1, 64, 4, 6))])

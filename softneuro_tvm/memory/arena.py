@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from softneuro_tvm.memory.buffers import Buffer, aligned, lower_bound, share
 from softneuro_tvm.memory.exact import improve
+from softneuro_tvm.memory.nesting import Within, outermost
 from softneuro_tvm.memory.placement import place_greedily
 
 NODES = 20_000
@@ -33,21 +34,24 @@ class Arena:
     proved: bool
 
 
-def plan_arena(buffers: Sequence[Buffer]) -> Arena:
+def plan_arena(buffers: Sequence[Buffer], within: Within | None = None) -> Arena:
     """Places buffers so that none overlaps another one that is needed at the same time, in little memory.
 
     Equal buffers give equal plans.
 
     Args:
         buffers: Sizes, lifetimes and in-place permissions.
+        within: Which of them lie within which others, and where; offsets that are multiples of `ALIGNMENT`.
     """
-    joined, place = share(buffers)
+    roots, inside = outermost(buffers, within or {})
+    joined, place = share(roots)
     bound = lower_bound(joined)
     offsets = place_greedily(joined)
     proved = _height(joined, offsets) <= bound
     if not proved and len(joined) <= EXACT_BUFFERS:
         offsets, proved = improve(joined, offsets, NODES)
-    return Arena(tuple(offsets[p] for p in place), _height(joined, offsets), bound, proved)
+    begins = tuple(offsets[place[root]] + offset for root, offset in inside)
+    return Arena(begins, _height(joined, offsets), bound, proved)
 
 
 def _height(buffers: Sequence[Buffer], offsets: Sequence[int]) -> int:

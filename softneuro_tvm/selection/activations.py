@@ -16,6 +16,7 @@ from softneuro_tvm.formats import Format, TensorType, canonical_format, physical
 from softneuro_tvm.graph import Graph
 from softneuro_tvm.memory import Buffer, aligned
 from softneuro_tvm.memory.buffers import share
+from softneuro_tvm.memory.nesting import outermost
 from softneuro_tvm.selection.resources import NeedsOf
 from softneuro_tvm.selection.states import State
 
@@ -75,6 +76,7 @@ class _Schedule:
     def __init__(self, graph: Graph, chosen: Mapping[str, State], needs: NeedsOf, is_view: IsView) -> None:
         self.graph, self.chosen, self.needs, self.is_view = graph, chosen, needs, is_view
         self.memory: list[_Memory] = []
+        self.within: dict[int, tuple[int, int]] = {}  # offsets do not matter here
         self.held: dict[tuple[str, Format], int] = {}
         self.source: dict[str, Format] = {}
         self.units: list[tuple[int, ...]] = []  # by step, the layers that it computes
@@ -122,17 +124,27 @@ class _Schedule:
         self.units.append(unit)
         for held in read:
             self.memory[held].last = self.step
-        if needs.is_view:
+        if needs.is_view and len(read) == 1:
             (tensor,), (port,) = layer.outputs, variant.outputs
             self.source[tensor], self.held[tensor, port] = port, read[0]
             self.memory[read[0]].tensors.add(tensor)
             return
         for tensor, port in zip(layer.outputs, variant.outputs, strict=True):
             self._write(tensor, port)
-        if len(layer.outputs) == 1:
-            others = {held for position, held in enumerate(read) if position not in needs.in_place}
-            reuses = (read[position] for position in needs.in_place if read[position] not in others)
+        if needs.is_view:
+            if len(set(read)) == len(read) and not any(m in self.within or self.memory[m].outside for m in read):
+                self.within |= {part: (len(self.memory) - 1, 0) for part in read}
+        elif len(layer.outputs) == 1:
+            roots = [self._root(held) for held in read]
+            others = {held for position, held in enumerate(roots) if position not in needs.in_place}
+            reuses = (roots[position] for position in needs.in_place if roots[position] not in others)
             self.memory[-1].reuses = tuple(dict.fromkeys(reuses))
+
+    def _root(self, held: int) -> int:
+        """The memory that holds another one, if any does."""
+        while held in self.within:
+            held, _ = self.within[held]
+        return held
 
     def peak(self) -> Peak:
         planned = [position for position, memory in enumerate(self.memory) if not memory.outside]
@@ -141,7 +153,9 @@ class _Schedule:
         buffers = [
             Buffer(m.size_bytes, m.first, m.last, tuple(number[r] for r in m.reuses if r in number)) for m in memory
         ]
-        joined, _ = share(buffers)
+        joined_in = ((number[p], number[w]) for p, (w, _) in self.within.items() if p in number and w in number)
+        roots, place = outermost(buffers, {part: (whole, 0) for part, whole in joined_in})
+        joined, _ = share(roots)
         change = np.zeros(len(self.units) + 1, np.int64)
         for buffer in joined:
             change[buffer.first] += aligned(buffer.size_bytes)
@@ -151,8 +165,8 @@ class _Schedule:
         if sums[worst] <= 0:
             return Peak(0, ())
         deciding = set(self.units[worst])
-        for each in memory:
-            if each.first <= worst <= each.last:
+        for each, (root, _) in zip(memory, place, strict=True):
+            if roots[root].first <= worst <= roots[root].last:
                 for tensor in each.tensors:
                     writers = [self.graph.producer[tensor]] if tensor in self.graph.producer else []
                     for layer in (*writers, *(reader for reader, _ in self.graph.readers[tensor])):

@@ -7,10 +7,12 @@ that is passed on as it is. `activations.peak` counts exactly; whoever solves th
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from softneuro_tvm.formats import Format, canonical_format, physical_bytes
+from softneuro_tvm.graph import Layer
 from softneuro_tvm.memory import aligned
 from softneuro_tvm.selection.activations import IsView
 from softneuro_tvm.selection.network_programme import NetworkProgramme, Passage, Port, Term
@@ -19,6 +21,38 @@ from softneuro_tvm.selection.resources import NeedsOf
 
 _COMPUTE, _CONVERT, _WAIT = "compute", "convert", "wait"
 """A tensor at a step: a kernel runs there, the tensor itself is converted, or another one is."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Part:
+    """An input of a layer that finds its inputs side by side.
+
+    Args:
+        writer: Position of the layer that writes it.
+        size: Bytes that are kept for it; 0 where something else may lie in its place.
+        ready: Columns that say that it is there, as it is read, from the step of a layer on.
+        waiting: Columns that say that it is converted into its place at some time.
+    """
+
+    writer: int
+    size: int
+    ready: tuple[tuple[int, Columns], ...]
+    waiting: tuple[Columns, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class _Join:
+    """A way to find the inputs of a layer side by side: from the first one on, all have their memory.
+
+    Args:
+        position: Of the layer.
+        states: Columns of the states.
+        parts: Its inputs.
+    """
+
+    position: int
+    states: Columns
+    parts: tuple[_Part, ...]
 
 
 class MemoryRows:
@@ -39,6 +73,8 @@ class MemoryRows:
         for passage in network.passages.values():
             self._join(passage, is_view, passage.tensor in uncounted)
         self.known: dict[tuple[str, int, int, str], list[Term]] = {}
+        self.joins = list(self._joins())
+        self.columns: dict[tuple[int, ...], Columns] = {}
 
     def rows(self) -> Iterator[tuple[list[Term], float]]:
         """The terms of each row, and the most that they can sum up to."""
@@ -46,10 +82,10 @@ class MemoryRows:
         for j in range(len(self.graph.layers)):
             alive = [p for p in passages if p.writer < j <= p.last]
             written = [list(self._written(p)) for p in passages if p.writer == j]
-            yield self._row(j, alive, None, written)
+            yield self._row(j, alive, None, [*written, *self._kept(j, j)])
             for passage in alive:
                 if self._converts(passage, j):
-                    yield self._row(j, alive, passage, [])
+                    yield self._row(j, alive, passage, list(self._kept(j, j - 1)))
 
     def _row(
         self, j: int, alive: Sequence[Passage], converted: Passage | None, written: Sequence[list[Term]]
@@ -65,25 +101,84 @@ class MemoryRows:
             most += max(values, default=0.0) if len(passage.ports) == 1 else sum(values)
         return found, most
 
+    def _joins(self) -> Iterator[_Join]:
+        for i, (layer, own) in enumerate(zip(self.graph.layers, self.network.states, strict=True)):
+            states = [s for s in own if s.cover is None and len(layer.inputs) > 1 and self.needs(s.candidate).is_view]
+            for wanted in dict.fromkeys(state.candidate.variant.inputs for state in states):
+                parts = [self._part(layer, port, as_read, i) for port, as_read in enumerate(wanted)]
+                alike = [state for state in states if state.candidate.variant.inputs == wanted]
+                yield _Join(i, self.network.columns_of(alike), tuple(parts))
+
+    def _part(self, layer: Layer, port: int, wanted: Format, position: int) -> _Part:
+        tensor = layer.inputs[port]
+        passage, place = self.network.passages[tensor], self.graph.readers[tensor].index((layer, port))
+        others = [other.read.items() for k, other in enumerate(passage.ports) if k != place]
+        ready = [(at, columns) for read in others for (target, at), columns in read if target == wanted]
+        waiting = []
+        for (source, read), columns in passage.ports[place].flows.items():
+            if read == (wanted, position):
+                if source == wanted:
+                    ready.append((passage.writer, columns))
+                elif self.version[tensor, source] != self.version[tensor, wanted]:
+                    waiting.append(columns)
+        writers = self.network.states[passage.writer] if passage.writer >= 0 else ()
+        is_nested = any(self.needs(state.candidate).is_view for state in writers)
+        size = 0 if is_nested else aligned(physical_bytes(self.graph.tensors[tensor], wanted))
+        return _Part(passage.writer, size, tuple(ready), tuple(waiting))
+
+    def _kept(self, j: int, done: int) -> Iterator[list[Term]]:
+        """The bytes that are kept at a step for inputs of joins, beside one that is there already.
+
+        Args:
+            j: The step.
+            done: The last layer that has written its outputs by then, or does.
+        """
+        for number, join in enumerate(self.joins):
+            there = [columns for part in join.parts for at, columns in part.ready if at <= done]
+            if not there or j >= join.position:
+                continue
+            begun = self._column((number, len(there)), [[(join.states, 1.0), (columns, 1.0)] for columns in there])
+            if later := sum(part.size for part in join.parts if part.writer > j):
+                yield [(begun, float(later))]
+            for k, part in enumerate(join.parts):
+                if part.writer <= done and part.size:
+                    earlier = [(columns, -1.0) for at, columns in part.ready if at <= j]
+                    ways = [[(begun, 1.0), (columns, 1.0), *earlier] for columns in part.waiting]
+                    if ways:
+                        key = (number, len(there), k, len(earlier))
+                        yield [(self._column(key, ways), float(part.size))]
+
+    def _column(self, key: tuple[int, ...], ways: Sequence[list[Term]]) -> Columns:
+        """A column that is at least each of some sums, less 1."""
+        if key not in self.columns:
+            self.columns[key] = column = self.programme.add_columns(np.zeros(1))
+            for terms in ways:
+                self.programme.add_row([(column, 1.0), *((columns, -value) for columns, value in terms)], -1.0)
+        return self.columns[key]
+
     def _uncounted(self) -> set[str]:
         """Tensors that may share memory with the model's inputs or outputs, or in ways that are not followed."""
         linked: dict[str, set[str]] = {}
         found: set[str] = set()
-        for layer, own in zip(self.graph.layers, self.network.states, strict=True):
+        for i, (layer, own) in enumerate(zip(self.graph.layers, self.network.states, strict=True)):
             views = (state for state in own if self.needs(state.candidate).is_view)
             for unit in {id(unit): unit for unit in (v.cover.layer if v.cover else layer for v in views)}.values():
-                (source, *_), (target,) = unit.inputs, unit.outputs
+                if len(unit.inputs) > 1:
+                    # afterwards the whole counts, so that a part that is read again must not count besides
+                    found |= {part for part in unit.inputs if self.network.passages[part].last > i}
+                    continue
+                (source,), (target,) = unit.inputs, unit.outputs
                 linked.setdefault(source, set()).add(target)
                 linked.setdefault(target, set()).add(source)
                 if len(self.graph.readers[source]) > 1:
                     found.add(target)
         waiting = [tensor for tensor in (*self.graph.inputs, *self.graph.outputs) if tensor in linked]
-        found |= set(waiting)
+        outside = set(waiting)
         while waiting:
-            for tensor in linked.get(waiting.pop(), set()) - found:
-                found.add(tensor)
+            for tensor in linked[waiting.pop()] - outside:
+                outside.add(tensor)
                 waiting.append(tensor)
-        return found
+        return found | outside
 
     def _join(self, passage: Passage, is_view: IsView, uncounted: bool) -> None:
         """Formats between which a conversion changes nothing are versions of one memory, as small as the smallest."""

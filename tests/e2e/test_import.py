@@ -26,7 +26,7 @@ STRUCTURE = {
     "shufflenet_v2": {"conv2d": 56, "pool2d": 2, "gather_channels": 29, "reshape": 1, "dense": 1},
     "squeezenet1_1": {"conv2d": 26, "pool2d": 4, "concat": 8, "reshape": 1},
     "digits": {"conv2d": 6, "pool2d": 3, "reshape": 1, "dense": 1},
-    "densenet121": {"conv2d": 120, "concat": 62, "elementwise": 62, "pool2d": 5, "reshape": 1, "dense": 1},
+    "densenet121": {"conv2d": 120, "concat": 58, "elementwise": 62, "pool2d": 5, "reshape": 1, "dense": 1},
     "efficientnet_b0": {"conv2d": 81, "pool2d": 17, "elementwise": 16, "reshape": 1, "dense": 1},
     "unet": {"conv2d": 15, "conv_transpose2d": 3, "pool2d": 3, "concat": 3},
 }

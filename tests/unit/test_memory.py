@@ -72,3 +72,47 @@ def test_no_search_without_nodes() -> None:
     buffers = [Buffer(64, 0, 1), Buffer(64, 1, 2)]
     found, proved = improve(buffers, [0, 128], 0)
     assert (found, proved) == ([0, 128], False)
+
+
+def test_parts_lie_within_the_whole_from_the_first_that_is_written() -> None:
+    parts = [Buffer(640, 0, 2), Buffer(128, 1, 2), Buffer(768, 2, 3)]
+    arena = plan_arena([*parts, Buffer(64, 0, 1)], {0: (2, 0), 1: (2, 640)})
+    assert arena.offsets[1] - arena.offsets[0] == 640 and arena.offsets[2] == arena.offsets[0]
+    assert arena.size_bytes == arena.lower_bound_bytes == 768 + 64
+
+
+def test_wholes_may_be_parts() -> None:
+    buffers = [Buffer(64, 0, 9), Buffer(64, 1, 2), Buffer(128, 2, 3), Buffer(64, 3, 4), Buffer(192, 4, 5)]
+    arena = plan_arena(buffers, {0: (2, 0), 1: (2, 64), 2: (4, 0), 3: (4, 128)})
+    assert [offset - arena.offsets[4] for offset in arena.offsets] == [0, 64, 0, 128, 0]
+    assert arena.size_bytes == 192
+
+
+def test_the_whole_is_kept_for_a_part_that_is_read_last() -> None:
+    buffers = [Buffer(64, 0, 3), Buffer(64, 0, 1), Buffer(128, 1, 2), Buffer(128, 3, 4)]
+    arena = plan_arena(buffers, {0: (2, 0), 1: (2, 64)})
+    assert arena.size_bytes == 256
+
+
+def test_parts_take_no_place_and_give_none_away() -> None:
+    # 1 could be written in place of 0, 3 in place of 1, were 1 no part of 2
+    buffers = [Buffer(64, 0, 1), Buffer(64, 1, 2, (0,)), Buffer(128, 2, 4), Buffer(64, 2, 3, (1,))]
+    arena = plan_arena(buffers, {1: (2, 64)})
+    assert arena.size_bytes == 192
+    assert arena.offsets[1] == arena.offsets[2] + 64
+
+
+def test_in_place_of_a_whole() -> None:
+    buffers = [Buffer(64, 0, 1), Buffer(128, 1, 2), Buffer(128, 2, 3, (1,))]
+    assert plan_arena(buffers, {0: (1, 64)}).size_bytes == 128
+
+
+def test_not_in_place_of_a_whole_whose_part_is_read_later() -> None:
+    buffers = [Buffer(64, 0, 3), Buffer(128, 1, 2), Buffer(128, 2, 3, (1,))]
+    assert plan_arena(buffers, {0: (1, 64)}).size_bytes == 256
+
+
+def test_what_is_written_piece_by_piece_takes_no_place() -> None:
+    buffers = [Buffer(128, 0, 2), Buffer(64, 1, 2), Buffer(128, 2, 3, (0,))]
+    arena = plan_arena(buffers, {1: (2, 0)})
+    assert arena.size_bytes == 256
