@@ -12,6 +12,7 @@ from softneuro_tvm.activations import Activation
 from softneuro_tvm.device import Device
 from softneuro_tvm.formats import Format, block_of
 from softneuro_tvm.graph import Workload
+from softneuro_tvm.layers._convolution import Residual, activated
 
 from ._tir import Expr, activate, ceil_div, round_up
 
@@ -64,7 +65,7 @@ class Epilogue:
     """What happens to an accumulator before it is stored. The bias is the accumulator's first value."""
 
     activation: Activation
-    residual: bool
+    residual: Residual
 
     @staticmethod
     def of(workload: Workload) -> Epilogue:
@@ -87,10 +88,13 @@ class Epilogue:
             residual: Loads the vector to add; called only if there is one.
             slope: Loads the PReLU slopes; called only for PReLU.
         """
-        if self.residual:
+
+        def other() -> Expr:
             assert residual is not None
-            value = value + residual()
-        return activate(value, self.activation, lanes, slope() if self.is_prelu and slope else None)
+            return residual()
+
+        slopes = slope() if self.is_prelu and slope else None
+        return activated(value, self.residual, other, lambda total: activate(total, self.activation, lanes, slopes))
 
 
 def port_formats(workload: Workload, source: str, target: str) -> tuple[tuple[Format, ...], tuple[Format, ...]]:

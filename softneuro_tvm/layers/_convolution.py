@@ -1,13 +1,16 @@
-"""What convolutions and transposed convolutions have in common: recognition, and the epilogue."""
+"""What convolutions, transposed convolutions and dense layers have in common: recognition, and the epilogue."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
 
 import numpy as np
 
 from softneuro_tvm.layer_kind import Operand
+
+Residual = bool | Literal["after"]
+"""Where a second input of the output's shape is added: True before the activation, ``after`` it; False if nowhere."""
 
 
 def constant_weight(attrs: Any, kernel_layout: str, operands: Sequence[Operand]) -> np.ndarray | None:
@@ -25,15 +28,27 @@ def four_sides(padding: Sequence[Any]) -> tuple[int, int, int, int]:
     return top, left, bottom, right
 
 
+def activated(total: Any, residual: Residual, other: Callable[[], Any], activate: Callable[[Any], Any]) -> Any:
+    """The activation of a sum, with the residual: of arrays, of TE expressions, of vectors in a kernel.
+
+    Args:
+        total: The sum, bias included.
+        residual: Where it is added.
+        other: Gives the residual; called only if there is one.
+        activate: Applies the activation.
+    """
+    value = activate(total + other() if residual is True else total)
+    return value + other() if residual == "after" else value
+
+
 def epilogue_reference(
     attributes: Any, total: np.ndarray, inputs: Sequence[np.ndarray], weights: Mapping[str, np.ndarray]
 ) -> np.ndarray:
     """Bias, residual (the second input) and activation on [N, K, OH, OW], in numpy."""
     y = total + weights["bias"].reshape(1, -1, 1, 1)
-    if attributes.residual:
-        y = y + inputs[1]
     slope = weights["slope"].reshape(1, -1, 1, 1) if "slope" in weights else None
-    return np.asarray(attributes.activation.reference(y, slope))
+    function = attributes.activation.reference
+    return np.asarray(activated(y, attributes.residual, lambda: inputs[1], lambda y: function(y, slope)))
 
 
 def epilogue_te(attributes: Any, total: Any, inputs: Sequence[Any], weights: Mapping[str, Any]) -> Any:
@@ -43,8 +58,12 @@ def epilogue_te(attributes: Any, total: Any, inputs: Sequence[Any], weights: Map
     from softneuro_tvm.layers._te import activate
 
     def element(n: Any, k: Any, y: Any, x: Any) -> Any:
-        value = total[n, k, y, x] + weights["bias"][k]
-        value = value + inputs[1][n, k, y, x] if attributes.residual else value
-        return activate(value, attributes.activation, weights["slope"][k] if "slope" in weights else None)
+        slope = weights["slope"][k] if "slope" in weights else None
+        return activated(
+            total[n, k, y, x] + weights["bias"][k],
+            attributes.residual,
+            lambda: inputs[1][n, k, y, x],
+            lambda value: activate(value, attributes.activation, slope),
+        )
 
     return te.compute(total.shape, element, "epilogue")

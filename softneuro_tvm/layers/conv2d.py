@@ -12,7 +12,7 @@ from softneuro_tvm.activations import IDENTITY, Activation
 from softneuro_tvm.formats import TensorType
 from softneuro_tvm.graph import Workload
 from softneuro_tvm.layer_kind import LayerKind, Operand, Recognised
-from softneuro_tvm.layers._convolution import constant_weight, epilogue_reference, epilogue_te, four_sides
+from softneuro_tvm.layers._convolution import Residual, constant_weight, epilogue_reference, epilogue_te, four_sides
 from softneuro_tvm.layers._sparsity import SparseAttributes, thin_out
 
 
@@ -25,8 +25,8 @@ class Conv2dAttributes:
         padding: Zeros added (top, left, bottom, right), as in TVM.
         dilation: (vertical, horizontal).
         groups: Groups of channels; equal to C and K for a depthwise convolution.
-        activation: Applied last.
-        residual: True if a second input of the output's shape is added before the activation.
+        activation: Applied to the sum.
+        residual: Whether a second input of the output's shape is added: True before the activation, ``after`` it.
     """
 
     strides: tuple[int, int] = (1, 1)
@@ -34,7 +34,7 @@ class Conv2dAttributes:
     dilation: tuple[int, int] = (1, 1)
     groups: int = 1
     activation: Activation = IDENTITY
-    residual: bool = False
+    residual: Residual = False
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class SparseConv2dAttributes(Conv2dAttributes, SparseAttributes):
 
 
 class Conv2d(LayerKind):
-    """``y = activation(conv(x, weight) + bias [+ residual])``.
+    """``y = activation(conv(x, weight) + bias [+ residual])``, or with the residual added last.
 
     Shapes: x [N, C, H, W]; weight [K, C / groups, R, S]; bias [K]; slope [K] (PReLU only); y [N, K, OH, OW].
     """
@@ -136,7 +136,7 @@ class Conv2d(LayerKind):
 
     def examples(self) -> Iterable[Workload]:
         """Odd sizes, uneven channels, strides, dilation, groups, batches, asymmetric padding, every epilogue."""
-        relu, clip = Activation("relu"), Activation("clip", 0.0, 6.0)
+        relu, clip, silu = Activation("relu"), Activation("clip", 0.0, 6.0), Activation("silu")
         same = (1, 1, 1, 1)
         cases: list[tuple[tuple[int, int, int, int], int, tuple[int, int], Conv2dAttributes]] = [
             ((1, 16, 9, 11), 32, (3, 3), Conv2dAttributes(padding=same, activation=relu)),
@@ -146,6 +146,11 @@ class Conv2d(LayerKind):
             ((1, 3, 20, 20), 24, (3, 3), Conv2dAttributes((2, 2), (0, 0, 1, 1), activation=clip)),
             ((1, 64, 13, 13), 96, (1, 1), Conv2dAttributes(activation=Activation("hard_swish"))),
             ((1, 24, 7, 7), 40, (1, 1), Conv2dAttributes(residual=True)),
+            ((1, 16, 9, 10), 24, (3, 3), Conv2dAttributes(padding=same, activation=silu, residual="after")),
+            ((2, 20, 7, 9), 36, (1, 1), Conv2dAttributes(activation=relu, residual="after")),
+            ((1, 40, 6, 7), 40, (3, 3), Conv2dAttributes(padding=same, groups=40, activation=clip, residual="after")),
+            ((1, 24, 8, 7), 32, (3, 3), Conv2dAttributes(padding=same, groups=4, activation=silu, residual="after")),
+            ((1, 32, 9, 9), 32, (1, 1), SparseConv2dAttributes(0.2, activation=silu, residual="after")),
             ((2, 48, 8, 8), 32, (1, 1), Conv2dAttributes((2, 2))),
             ((1, 256, 7, 11), 256, (1, 1), Conv2dAttributes(activation=relu)),
             ((2, 40, 7, 6), 36, (1, 1), SparseConv2dAttributes(0.1, activation=Activation("prelu"), residual=True)),

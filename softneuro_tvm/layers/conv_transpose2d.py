@@ -12,7 +12,7 @@ from softneuro_tvm.activations import IDENTITY, Activation
 from softneuro_tvm.formats import TensorType
 from softneuro_tvm.graph import Workload
 from softneuro_tvm.layer_kind import LayerKind, Operand, Recognised
-from softneuro_tvm.layers._convolution import constant_weight, epilogue_reference, epilogue_te, four_sides
+from softneuro_tvm.layers._convolution import Residual, constant_weight, epilogue_reference, epilogue_te, four_sides
 
 
 @dataclass(frozen=True)
@@ -25,8 +25,8 @@ class ConvTranspose2dAttributes:
         output_padding: Rows added at the bottom and columns added on the right.
         dilation: Distance of neighbouring kernel positions in the output (vertical, horizontal).
         groups: Groups of channels.
-        activation: Applied last.
-        residual: True if a second input of the output's shape is added before the activation.
+        activation: Applied to the sum.
+        residual: Whether a second input of the output's shape is added: True before the activation, ``after`` it.
     """
 
     strides: tuple[int, int] = (1, 1)
@@ -35,7 +35,7 @@ class ConvTranspose2dAttributes:
     dilation: tuple[int, int] = (1, 1)
     groups: int = 1
     activation: Activation = IDENTITY
-    residual: bool = False
+    residual: Residual = False
 
     def output_size(self, size: Sequence[int], kernel: Sequence[int]) -> tuple[int, int]:
         """Height and width of the output."""
@@ -158,6 +158,7 @@ class ConvTranspose2d(LayerKind):
             ((1, 32, 9, 11), 16, (2, 2), ConvTranspose2dAttributes((2, 2))),
             ((2, 20, 5, 7), 36, (2, 2), ConvTranspose2dAttributes((2, 2), activation=relu)),
             ((1, 16, 4, 4), 48, (2, 2), ConvTranspose2dAttributes((2, 2), residual=True, activation=relu)),
+            ((1, 16, 5, 4), 20, (2, 2), ConvTranspose2dAttributes((2, 2), residual="after", activation=relu)),
             ((1, 16, 6, 5), 24, (3, 3), ConvTranspose2dAttributes((2, 2), same, (1, 1))),
             ((2, 7, 8, 9), 5, (3, 3), ConvTranspose2dAttributes((2, 2), output_padding=(1, 0))),
             ((1, 32, 8, 8), 16, (4, 4), ConvTranspose2dAttributes((2, 2), same, activation=relu)),

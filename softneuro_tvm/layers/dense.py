@@ -12,6 +12,7 @@ from softneuro_tvm.activations import IDENTITY, Activation
 from softneuro_tvm.formats import TensorType
 from softneuro_tvm.graph import Workload
 from softneuro_tvm.layer_kind import LayerKind, Operand, Recognised
+from softneuro_tvm.layers._convolution import Residual, activated
 from softneuro_tvm.layers._sparsity import SparseAttributes, thin_out
 from softneuro_tvm.layers._te import activate
 
@@ -21,12 +22,12 @@ class DenseAttributes:
     """Attributes of a fully connected layer.
 
     Args:
-        activation: Applied last.
-        residual: True if a second input of the output's shape is added before the activation.
+        activation: Applied to the sum.
+        residual: Whether a second input of the output's shape is added: True before the activation, ``after`` it.
     """
 
     activation: Activation = IDENTITY
-    residual: bool = False
+    residual: Residual = False
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class SparseDenseAttributes(DenseAttributes, SparseAttributes):
 
 
 class Dense(LayerKind):
-    """``y = activation(x @ weight.T + bias [+ residual])``.
+    """``y = activation(x @ weight.T + bias [+ residual])``, or with the residual added last.
 
     Shapes: x [..., C] of rank 2 or more; weight [K, C]; bias [K]; slope [K] (PReLU only); y [..., K].
     """
@@ -69,9 +70,8 @@ class Dense(LayerKind):
     ) -> tuple[np.ndarray, ...]:
         """One matrix product."""
         y = inputs[0] @ weights["weight"].T + weights["bias"]
-        if attributes.residual:
-            y = y + inputs[1]
-        return (attributes.activation.reference(y, weights.get("slope")),)
+        function, slope = attributes.activation.reference, weights.get("slope")
+        return (activated(y, attributes.residual, lambda: inputs[1], lambda y: function(y, slope)),)
 
     def compute(self, workload: Workload, inputs: Sequence[Any], weights: Mapping[str, Any]) -> Sequence[Any]:
         """The sum, the epilogue."""
@@ -83,9 +83,13 @@ class Dense(LayerKind):
         total = te.compute(shape, lambda *i: te.sum(x(*i[:-1], c) * weight[i[-1], c], [c]), "dense")
 
         def epilogue(*i: Any) -> Any:
-            value = total(*i) + weights["bias"][i[-1]]
-            value = value + inputs[1](*i) if attributes.residual else value
-            return activate(value, attributes.activation, weights["slope"][i[-1]] if "slope" in weights else None)
+            slope = weights["slope"][i[-1]] if "slope" in weights else None
+            return activated(
+                total(*i) + weights["bias"][i[-1]],
+                attributes.residual,
+                lambda: inputs[1](*i),
+                lambda value: activate(value, attributes.activation, slope),
+            )
 
         return [te.compute(shape, epilogue, "epilogue")]
 
@@ -109,12 +113,17 @@ class Dense(LayerKind):
             ((2, 40), 33, DenseAttributes(relu, residual=True)),
             ((16, 32), 64, DenseAttributes(Activation("gelu"))),
             ((1, 9, 24), 20, DenseAttributes(residual=True)),
+            ((3, 40), 50, DenseAttributes(Activation("gelu"), residual="after")),
+            ((64, 256), 128, DenseAttributes(relu, residual="after")),
+            ((20, 48), 32, SparseDenseAttributes(0.3, relu, residual="after")),
             ((2, 3, 5, 16), 24, DenseAttributes(Activation("clip", 0.0, 6.0))),
             ((3, 16), 16, DenseAttributes(Activation("prelu"))),
             ((1, 1), 1, DenseAttributes(Activation("tanh"))),
             ((70, 512), 256, DenseAttributes(relu, residual=True)),
             ((37, 64), 48, SparseDenseAttributes(0.2, Activation("gelu"), residual=True)),
             ((2, 19, 32), 32, SparseDenseAttributes(0.05)),
+            ((1, 200), 150, SparseDenseAttributes(0.3, relu)),
+            ((2, 2, 64), 24, SparseDenseAttributes(0.1, Activation("gelu"), residual=True)),
         ]
         for shape, k, attributes in cases:
             weights = {"weight": TensorType((k, shape[-1])), "bias": TensorType((k,))}

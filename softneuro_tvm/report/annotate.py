@@ -16,7 +16,9 @@ from softneuro_tvm.report.timeline import layouts
 PREFIX = "softneuro_tvm."
 """Of the keys among `metadata_props`."""
 
-_ABSORBING = frozenset({"conv2d", "conv_transpose2d", "dense", "elementwise", "inverted_residual", "matmul"})
+_ABSORBING = frozenset(
+    {"conv2d", "conv_pool", "conv_transpose2d", "dense", "elementwise", "inverted_residual", "matmul"}
+)
 """Layer kinds that take arithmetic on their result into themselves."""
 _ARITHMETIC = frozenset(
     "Add BatchNormalization Clip Div Elu Erf Exp Gelu HardSigmoid HardSwish LeakyRelu Mish Mul Neg PRelu Pow "

@@ -7,22 +7,25 @@ from typing import Any
 import pytest
 
 from softneuro_tvm.activations import Activation
+from softneuro_tvm.graph import Layer
 from softneuro_tvm.importer.passes import optimise
 from softneuro_tvm.importer.passes.channels import select_channels
 from softneuro_tvm.importer.passes.concats import share_concats
 from softneuro_tvm.importer.passes.fuse_epilogues import fuse_epilogues
 from softneuro_tvm.importer.passes.lift_elementwise import lift_elementwise
 from softneuro_tvm.importer.passes.merge_elementwise import merge_elementwise
-from softneuro_tvm.importer.passes.pooling import pool_means
+from softneuro_tvm.importer.passes.pooling import average_first, pool_means
 from softneuro_tvm.importer.passes.views import simplify_views
 from softneuro_tvm.layers.concat import ConcatAttributes
 from softneuro_tvm.layers.conv2d import Conv2dAttributes
 from softneuro_tvm.layers.conv_transpose2d import ConvTranspose2dAttributes
 from softneuro_tvm.layers.dense import DenseAttributes
+from softneuro_tvm.layers.pool2d import Pool2dAttributes
 from softneuro_tvm.layers.reduction import ReductionAttributes
 from softneuro_tvm.layers.reshape import ReshapeAttributes
 from softneuro_tvm.layers.slice import SliceAttributes
 from softneuro_tvm.layers.transpose import TransposeAttributes
+from softneuro_tvm.registry import layer_kind
 from tests.support.graphs import Builder, assert_same, kinds
 
 
@@ -95,6 +98,36 @@ def test_residual_add_of_dense_layers() -> None:
     graph = b.graph("join")
     fused = fuse_epilogues(graph)
     assert kinds(fused) == ["dense"] and fused.layers[0].attributes.residual
+    assert_same(graph, fused)
+
+
+@pytest.mark.parametrize("dense", [False, True])
+def test_residual_add_after_an_activation(dense: bool) -> None:
+    b = Builder(x=(2, 5, 6) if dense else (2, 6, 5, 4))
+    if dense:
+        b.add("layer", DenseAttributes(), "x", weight=b.normal(6, 6), bias=b.normal(6))
+    else:
+        b.conv("layer", "x")
+    b.each("y", [("silu", ("x0",)), ("add", ("x1", "t0")), ("tanh", ("t1",))], "layer", "x")
+    graph = b.graph("y")
+    fused = fuse_epilogues(graph)
+    layer, rest = fused.layers
+    assert (layer.attributes.activation.name, layer.attributes.residual) == ("silu", "after")
+    assert layer.inputs == ("x", "x")
+    assert rest.attributes.expression == (("tanh", ("x0",)),)  # nothing follows the residual
+    assert_same(graph, fused)
+
+
+def test_an_add_prefers_the_layer_whose_activation_is_still_to_come() -> None:
+    b = Builder(x=(1, 3, 6, 6))
+    b.conv("plain", "x")
+    b.conv("activated", "x", activation=Activation("tanh"))
+    b.each("y", [("add", ("x0", "x1")), ("relu", ("t0",))], "plain", "activated")
+    graph = b.graph("y")
+    fused = fuse_epilogues(graph)
+    found = {layer.name: layer.attributes for layer in fused.layers}
+    assert found["plain"].residual is True and found["plain"].activation.name == "relu"
+    assert found["activated"].residual is False and len(found) == 2
     assert_same(graph, fused)
 
 
@@ -303,6 +336,63 @@ def test_concats_share_their_beginnings() -> None:
     shared = share_concats(graph)
     assert [layer.inputs for layer in shared.layers] == [("p", "q"), ("pq", "r"), ("pqr", "s"), ("q", "r")]
     assert_same(graph, shared)
+
+
+def pool(b: Builder, name: str, x: str, attributes: Pool2dAttributes) -> None:
+    b.tensors[name] = layer_kind("pool2d").output_types(attributes, [b.tensors[x]], {})[0]
+    b.layers.append(Layer(name, "pool2d", attributes, (x,), (name,)))
+
+
+def pointwise(b: Builder, name: str, x: str, **changes: Any) -> None:
+    weight = b.normal(6, b.tensors[x].shape[1] // changes.get("groups", 1), 1, 1)
+    b.add(name, Conv2dAttributes(**changes), x, weight=weight, bias=b.normal(6))
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize(("kernel", "stride"), [((2, 2), (2, 2)), ((3, 2), (2, 1)), ((5, 7), (1, 1))])
+def test_an_average_moves_in_front_of_a_pointwise_convolution(
+    groups: int, kernel: tuple[int, int], stride: tuple[int, int]
+) -> None:
+    b = Builder(x=(2, 4, 5, 7))
+    pointwise(b, "conv", "x", groups=groups)
+    pool(b, "pool", "conv", Pool2dAttributes("average", kernel, stride))
+    b.each("y", [("relu", ("x0",))], "pool")
+    graph = b.graph("y")
+    moved = average_first(graph)
+    assert [layer.name for layer in moved.layers] == ["pool", "conv", "y"]
+    assert moved.layers[0].inputs == ("x",) and moved.layers[1].outputs == ("pool",)
+    assert_same(graph, moved)
+
+
+@pytest.mark.parametrize(
+    ("conv", "pooling", "returned"),
+    [
+        ({"activation": Activation("relu")}, {}, ()),
+        ({"strides": (2, 2)}, {}, ()),
+        ({"padding": (1, 0, 0, 0)}, {}, ()),
+        ({}, {"mode": "max"}, ()),
+        ({}, {"padding": (1, 1, 1, 1), "count_include_pad": True}, ()),
+        ({}, {"ceil_mode": True}, ()),
+        ({}, {"kernel": (1, 1), "strides": (1, 1)}, ()),
+        ({}, {}, ("conv",)),
+    ],
+)
+def test_what_does_not_commute_with_a_convolution_stays(
+    conv: dict[str, Any], pooling: dict[str, Any], returned: tuple[str, ...]
+) -> None:
+    b = Builder(x=(2, 4, 6, 7))
+    pointwise(b, "conv", "x", **conv)
+    attributes: dict[str, Any] = {"mode": "average", "kernel": (2, 2), "strides": (2, 2)}
+    pool(b, "pool", "conv", Pool2dAttributes(**attributes | pooling))
+    graph = b.graph("pool", *returned)
+    assert [layer.name for layer in average_first(graph).layers] == ["conv", "pool"]
+
+
+def test_an_average_stays_behind_a_residual_add() -> None:
+    b = Builder(x=(2, 6, 4, 4))
+    b.add("conv", Conv2dAttributes(residual=True), "x", "x", weight=b.normal(6, 6, 1, 1), bias=b.normal(6))
+    pool(b, "pool", "conv", Pool2dAttributes("average", (2, 2), (2, 2)))
+    assert [layer.name for layer in average_first(b.graph("pool")).layers] == ["conv", "pool"]
 
 
 def test_mean_over_the_map_is_pooling() -> None:

@@ -94,6 +94,11 @@ def assert_close(found: np.ndarray, reference: np.ndarray) -> None:
     np.testing.assert_allclose(found, reference, rtol=0, atol=3e-6 * max(1.0, float(np.abs(reference).max())))
 
 
+def with_epilogue(attributes: Any, y: np.ndarray, inputs: list[np.ndarray], slope: np.ndarray | None) -> np.ndarray:
+    before, after = (inputs[1] if attributes.residual == place else 0.0 for place in (True, "after"))
+    return attributes.activation.reference(y + before, slope) + after
+
+
 @pytest.mark.parametrize("workload", examples("conv2d"))
 def test_conv2d_agrees(workload: Workload) -> None:
     inputs, weights = layer_kind("conv2d").sample(workload)
@@ -102,9 +107,8 @@ def test_conv2d_agrees(workload: Workload) -> None:
         *("Conv", inputs[:1], [weights["weight"], weights["bias"]]),
         **{"strides": a.strides, "pads": a.padding, "dilations": a.dilation, "group": a.groups},
     ).astype("float64")
-    y = y + inputs[1] if a.residual else y
     slope = weights["slope"].reshape(-1, 1, 1) if "slope" in weights else None
-    assert_close(a.activation.reference(y, slope), expected(workload, inputs, weights))
+    assert_close(with_epilogue(a, y, inputs, slope), expected(workload, inputs, weights))
 
 
 @pytest.mark.parametrize("workload", examples("conv_transpose2d"))
@@ -119,9 +123,8 @@ def test_conv_transpose2d_agrees(workload: Workload) -> None:
         **{"strides": a.strides, "pads": a.padding, "dilations": a.dilation, "group": a.groups},
         output_padding=a.output_padding,
     ).astype("float64")
-    y = y + inputs[1] if a.residual else y
     slope = weights["slope"].reshape(-1, 1, 1) if "slope" in weights else None
-    assert_close(a.activation.reference(y, slope), expected(workload, inputs, weights))
+    assert_close(with_epilogue(a, y, inputs, slope), expected(workload, inputs, weights))
 
 
 @pytest.mark.parametrize("workload", examples("resize2d"))
@@ -151,8 +154,8 @@ def test_resize2d_places_are_exact() -> None:
 def test_dense_agrees(workload: Workload) -> None:
     inputs, weights = layer_kind("dense").sample(workload)
     y = run_onnx("Gemm", inputs[:1], [weights["weight"], weights["bias"]], transB=1).astype("float64")
-    y = y + inputs[1] if workload.attributes.residual else y
-    assert_close(workload.attributes.activation.reference(y, weights.get("slope")), expected(workload, inputs, weights))
+    y = with_epilogue(workload.attributes, y, inputs, weights.get("slope"))
+    assert_close(y, expected(workload, inputs, weights))
 
 
 @pytest.mark.parametrize("workload", examples("matmul"))

@@ -217,8 +217,8 @@ def test_candidates_that_are_allowed_nowhere_are_dropped() -> None:
 @pytest.mark.parametrize(
     ("changes", "column", "message"),
     [
-        ({"force": ["cpu/winogard@first"]}, 4, "no algorithm 'winogard'; did you mean winograd?"),
-        ({"force": ["cpu/winograd@2"]}, 4, "to layer 'expand': conv2d/winograd needs a kernel larger than 1x1"),
+        ({"force": ["cpu/winogard@first"]}, 4, "no algorithm 'winogard'; did you mean winograd or pooled_winograd?"),
+        ({"force": ["cpu/winograd@2"]}, 4, "to layer 'expand': conv2d/winograd needs a kernel larger than its stride"),
         ({"force": ["cpu/winograd@sum"]}, 4, "conv2d/winograd computes conv2d layers. For it there is fused"),
         ({"force": ["cpu/winograd/m=5@first"]}, 13, "layer 'first' has m=5 and all that stands before it; m is"),
         ({"force": ["cpu/winograd/n=4@first"]}, 13, "winograd of layer 'first' has no parameter 'n'"),

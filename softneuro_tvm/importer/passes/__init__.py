@@ -8,12 +8,13 @@ from collections.abc import Callable
 from softneuro_tvm.graph import Graph
 from softneuro_tvm.importer.passes.activations import recognise_activations
 from softneuro_tvm.importer.passes.channels import select_channels
-from softneuro_tvm.importer.passes.concats import share_concats
+from softneuro_tvm.importer.passes.concats import join_slices, share_concats
 from softneuro_tvm.importer.passes.fuse_epilogues import fuse_epilogues
 from softneuro_tvm.importer.passes.layer_norms import recognise_layer_norms
 from softneuro_tvm.importer.passes.lift_elementwise import lift_elementwise
 from softneuro_tvm.importer.passes.merge_elementwise import merge_elementwise
-from softneuro_tvm.importer.passes.pooling import pool_means
+from softneuro_tvm.importer.passes.pooling import average_first, pool_means
+from softneuro_tvm.importer.passes.shared_memory import share_memory
 from softneuro_tvm.importer.passes.sparse_weights import mark_sparse_weights
 from softneuro_tvm.importer.passes.views import simplify_views
 
@@ -26,12 +27,15 @@ PASSES: tuple[Callable[[Graph], Graph], ...] = (
     lift_elementwise,
     simplify_views,  # after lifting: reshapes have become neighbours
     select_channels,  # before merging: sees slices and concatenations as exported
+    join_slices,  # after selecting channels: what is left of split and concat
     share_concats,
     merge_elementwise,
     recognise_activations,  # after merging: sees whole formulas
     recognise_layer_norms,  # after both: sees squares and roots
     fuse_epilogues,  # after recognition: takes an activation in one step
+    average_first,  # after fusing: only convolutions without an activation let averages pass
     mark_sparse_weights,
+    share_memory,  # last: who writes what must not change any more
 )
 
 

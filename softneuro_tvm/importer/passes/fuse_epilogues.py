@@ -11,33 +11,36 @@ from softneuro_tvm.activations import IDENTITY, Activation
 from softneuro_tvm.graph import Graph, Layer
 from softneuro_tvm.importer.expressions import rebuilt, uses, without
 from softneuro_tvm.importer.rewriter import Rewriter
+from softneuro_tvm.layers._convolution import Residual
 from softneuro_tvm.layers.elementwise import Argument
 
 _CHANNEL_AXIS = {"conv2d": 1, "conv_transpose2d": 1, "dense": -1}
+_STAGES: tuple[Residual, ...] = (False, True, "after")
 
 
 def fuse_epilogues(graph: Graph) -> Graph:
     """Moves operators from elementwise layers into the convolutions and dense layers that they read.
 
     An operator moves if it is the only use of the layer's output; so a tensor that is added cannot depend on that
-    layer. Scales, offsets and activations move first; a residual add goes to the layer that comes last in the graph.
+    layer. Scales, offsets and activations move first; a residual add goes to the layer that comes last in the graph,
+    to one without an activation if it can, because an activation may follow there.
     """
     rewriter = Rewriter(graph)
     position = {layer.name: index for index, layer in enumerate(graph.layers)}
     for layer in rewriter.layers("elementwise"):
         while (found := rewriter.current(layer)) is not None:
-            if not (_fuse(rewriter, found, False, position) or _fuse(rewriter, found, True, position)):
+            if not any(_fuse(rewriter, found, residual, position) for residual in _STAGES):
                 break
     return rewriter.graph()
 
 
-def _fuse(rewriter: Rewriter, layer: Layer, residual: bool, position: dict[str, int]) -> bool:
+def _fuse(rewriter: Rewriter, layer: Layer, residual: Residual, position: dict[str, int]) -> bool:
     """Moves one operator; True if there was one.
 
     Args:
         rewriter: The graph.
         layer: Elementwise layer.
-        residual: True to look for residual adds, False for everything else.
+        residual: Which residual adds to look for; False for everything else.
         position: Order of the layers.
     """
     candidates = []
@@ -48,11 +51,12 @@ def _fuse(rewriter: Rewriter, layer: Layer, residual: bool, position: dict[str, 
             candidates.append((position[producer.name], number, producer))
     for _, number, producer in sorted(candidates, key=lambda found: -found[0]):
         places = uses(layer.attributes.expression, f"x{number}")
-        if len(places) != 1 or producer.attributes.activation != IDENTITY:
+        is_activated = producer.attributes.activation != IDENTITY
+        if len(places) != 1 or is_activated != (residual == "after") or producer.attributes.residual == "after":
             continue
         operator, args = layer.attributes.expression[places[0]]
         if residual:
-            fused = _with_residual(rewriter, producer, layer, operator, args)
+            fused = _with_residual(rewriter, producer, layer, operator, args, residual)
         else:
             fused = _with_operator(producer, layer, number, operator, args)
         if fused is not None:
@@ -74,16 +78,16 @@ def _replace(rewriter: Rewriter, producer: Layer, fused: Layer, layer: Layer, nu
 
 
 def _with_residual(
-    rewriter: Rewriter, producer: Layer, layer: Layer, operator: str, args: tuple[Argument, ...]
+    rewriter: Rewriter, producer: Layer, layer: Layer, operator: str, args: tuple[Argument, ...], residual: Residual
 ) -> Layer | None:
-    """The layer with a second input that is added."""
+    """The layer with a second input that is added before or after the activation."""
     if operator != "add" or producer.attributes.residual or not all(str(arg).startswith("x") for arg in args):
         return None
     tensors = [layer.inputs[int(str(arg)[1:])] for arg in args]
     other = tensors[1 - tensors.index(producer.outputs[0])]
     if rewriter.tensors[other] != rewriter.tensors[producer.outputs[0]]:
         return None
-    attributes = replace(producer.attributes, residual=True)
+    attributes = replace(producer.attributes, residual=residual)
     return Layer(
         producer.name, producer.kind, attributes, (*producer.inputs, other), producer.outputs, producer.weights
     )

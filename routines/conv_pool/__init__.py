@@ -1,0 +1,1 @@
+"""Routines for layers of kind `conv_pool`."""
