@@ -39,6 +39,12 @@ L3_BYTES_PER_CYCLE = 12
 MEMORY_BYTES_PER_CYCLE = 6
 """What one core streams from memory, where weights lie that other layers have driven out of the last-level cache."""
 
+TRANSFORM_CYCLES = 10
+"""What each vector of V and of M costs in the transforms and, as it leaves the first-level cache, in the products."""
+
+WORTHWHILE = 0.9
+"""Share of the direct algorithm's multiply-adds that a strided layer's estimated time must not exceed."""
+
 PROMISING = 1.5
 """A tile size is left out if its estimate is this much slower than the best one's."""
 
@@ -66,6 +72,11 @@ def kernel_extents(workload: Workload) -> Pair:
     return r, s
 
 
+def longest_taps(kernel: Pair, stride: Pair) -> Pair:
+    """Extents of the kernel that the first phase of the input meets."""
+    return ceil_div(kernel[0], stride[0]), ceil_div(kernel[1], stride[1])
+
+
 def as_parameter(m: Pair) -> Parameter:
     """Outputs of a tile as users read them: ``4`` for 4 x 4, ``1x4`` for one row of four."""
     return m[0] if m[0] == m[1] else f"{m[0]}x{m[1]}"
@@ -84,12 +95,16 @@ class Plan:
     A dilated convolution is one without dilation on each of the grids (phases) of every d-th row and column. Each phase
     of each image has a row of tiles for m[0] of its output rows.
 
+    A strided convolution is the sum of one with stride 1 for each of the input's grids (its phases, too) of every s-th
+    row and column: their channels are further terms of the same sums. A phase meets every s-th tap of the kernel.
+
     Args:
         m: Outputs of a tile.
-        taps: Extents of the kernel.
+        kernel: Extents of the kernel.
         x: Input feature map.
         y: Output feature map.
         padding: Zeros above and left of the input.
+        stride: Distance in the input of neighbouring outputs.
         dilation: Distance of the taps; 1 where there is one tap.
         rows: Tile rows of a band; bands may run from one image, or phase, into the next.
         columns: Tile columns of a band.
@@ -99,10 +114,11 @@ class Plan:
     """
 
     m: Pair
-    taps: Pair
+    kernel: Pair
     x: Blocked
     y: Blocked
     padding: Pair
+    stride: Pair
     dilation: Pair
     rows: int
     columns: int
@@ -136,7 +152,7 @@ class Plan:
     def _fault(self) -> str | None:
         """What is wrong with parameters that do not come from `promising_plans`."""
         if any(m < 1 or tile > LARGEST_TILE for m, tile in zip(self.m, self.tile, strict=True)):
-            return f"m must be at least 1, and m + kernel - 1 at most {LARGEST_TILE}, for rows and for columns"
+            return f"m must be at least 1, and m + kernel / stride - 1 at most {LARGEST_TILE}, for rows and for columns"
         limits = {"rows": self.all_rows, "columns": self.grid_columns, "vectors": self.y.blocks, "threads": 1 << 10}
         for name, limit in limits.items():
             value = getattr(self, name)
@@ -148,9 +164,9 @@ class Plan:
     def _of(workload: Workload, layout: str, **params: Any) -> Plan:
         top, left, _, _ = workload.attributes.padding
         x, y = Blocked(workload.inputs[0].shape, layout), Blocked(workload.outputs[0].shape, layout)
-        taps, (dy, dx) = kernel_extents(workload), workload.attributes.dilation
-        dilation = (1 if taps[0] == 1 else dy, 1 if taps[1] == 1 else dx)
-        return Plan(taps=taps, x=x, y=y, padding=(top, left), dilation=dilation, **params)
+        kernel, stride, (dy, dx) = kernel_extents(workload), workload.attributes.strides, workload.attributes.dilation
+        dilation = (1 if kernel[0] == 1 else dy, 1 if kernel[1] == 1 else dx)
+        return Plan(kernel=kernel, x=x, y=y, padding=(top, left), stride=stride, dilation=dilation, **params)
 
     @property
     def params(self) -> tuple[tuple[str, Parameter], ...]:
@@ -159,14 +175,40 @@ class Plan:
         return (("m", as_parameter(self.m)), *((name, getattr(self, name)) for name in names))
 
     @property
+    def taps(self) -> Pair:
+        """Extents of the longest kernel of a phase of the input."""
+        return longest_taps(self.kernel, self.stride)
+
+    @property
+    def phases(self) -> Pair:
+        """Phases of the input whose products are summed."""
+        return min(self.kernel[0], self.stride[0]), min(self.kernel[1], self.stride[1])
+
+    @property
+    def full(self) -> Pair:
+        """Phases, the first ones, with the longest kernel; that of the others has a zero at the tile's last point."""
+        (r, s), (rows, columns), (down, across) = self.kernel, self.taps, self.stride
+        return r - (rows - 1) * down, s - (columns - 1) * across
+
+    @property
+    def step(self) -> Pair:
+        """Distance in the input of the rows (columns) of a tile."""
+        return self.stride[0] * self.dilation[0], self.stride[1] * self.dilation[1]
+
+    @property
     def tile(self) -> Pair:
-        """Input rows and columns of a tile."""
+        """Rows and columns of a tile in one phase of the input."""
         return self.m[0] + self.taps[0] - 1, self.m[1] + self.taps[1] - 1
 
     @property
     def points(self) -> int:
-        """Multiplications of a tile, for each pair of channels."""
+        """Points of a tile."""
         return prod(self.tile)
+
+    @property
+    def terms(self) -> int:
+        """Multiplications of a tile, for each pair of channels: each point has one for each phase not zero there."""
+        return prod(t * n - (n - full) for t, n, full in zip(self.tile, self.phases, self.full, strict=True))
 
     @property
     def lanes(self) -> int:
@@ -210,8 +252,13 @@ class Plan:
 
     @property
     def width(self) -> int:
-        """Input columns of a band."""
-        return self.columns * self.m[1] + self.taps[1] - 1
+        """Input columns of a band, `column_step` apart."""
+        return (self.columns * self.m[1] + self.taps[1] - 2) * self.phases[1] + self.full[1]
+
+    @property
+    def column_step(self) -> int:
+        """Distance of the input columns that are read: those of all phases."""
+        return self.step[1] // self.phases[1]
 
     @property
     def row_stride(self) -> int:
@@ -219,9 +266,14 @@ class Plan:
         return spread(self.width * self.lanes)
 
     @property
+    def phase_stride(self) -> int:
+        """Elements of one phase of a matrix of transformed input, [C / lanes, tiles, lanes]."""
+        return self.x.blocks * self.tiles * self.lanes
+
+    @property
     def v_stride(self) -> int:
-        """Elements of one of the matrices of transformed input (V), [C / lanes, tiles, lanes]."""
-        return spread(self.x.blocks * self.tiles * self.lanes)
+        """Elements of one of the matrices of transformed input (V), [phases, C / lanes, tiles, lanes]."""
+        return spread(prod(self.phases) * self.phase_stride)
 
     @property
     def m_stride(self) -> int:
@@ -231,7 +283,7 @@ class Plan:
     @property
     def weight_elements(self) -> int:
         """Transformed weights (U), padding included."""
-        return self.points * self.channels * self.y.blocks * self.lanes
+        return self.terms * self.channels * self.y.blocks * self.lanes
 
     @property
     def band_bytes(self) -> int:
@@ -255,14 +307,15 @@ class Plan:
         return 4 * self.weight_elements <= device.l2_bytes * 5 // 8
 
     def cycles(self, device: Device) -> float:
-        """Rough time of one thread: products at two vectors a cycle or weights at the caches' rates; transforms."""
+        """Estimated time of one thread: products at two vectors a cycle or weights at the caches' rates; transforms."""
         bands = self.bands[0] * self.bands[1]
-        steps = bands * self.tiles * self.points
-        products = steps * self.channels * self.y.blocks / 2
+        tiles = bands * self.tiles
+        products = tiles * self.terms * self.channels * self.y.blocks / 2
         weights = 4 * self.weight_elements
         rate = L3_BYTES_PER_CYCLE if weights <= device.l3_bytes // 8 else MEMORY_BYTES_PER_CYCLE
         times = 0 if weights <= device.l2_bytes // 2 else 1 if self.is_resident(device) else bands
-        return max(products, times * weights / rate) + 2 * steps * (self.x.blocks + self.y.blocks)
+        transforms = tiles * (self.terms * self.x.blocks + self.points * self.y.blocks)
+        return max(products, times * weights / rate) + TRANSFORM_CYCLES * transforms
 
 
 def _even_rows(total: int, limit: int, shares: int) -> int:
@@ -298,7 +351,7 @@ def promising_plans(workload: Workload, layout: str, device: Device, threads: in
     registers the best one comes with wider blocks of output channels, too (4 x 3 register tiles).
     """
     found: dict[Plan, float] = {}
-    for m in _tile_sizes(kernel_extents(workload)):
+    for m in _tile_sizes(longest_taps(kernel_extents(workload), workload.attributes.strides)):
         base = Plan._of(workload, layout, m=m, rows=1, columns=1, vectors=1, grain="bands", threads=threads)
         if base.error > LARGEST_ERROR:
             continue
@@ -315,3 +368,14 @@ def promising_plans(workload: Workload, layout: str, device: Device, threads: in
     wide = replace(ordered[0], vectors=3)
     if device.vector_registers <= 16 and wide.blocks[0][1] == wide.vectors > ordered[0].vectors:
         yield wide
+
+
+def is_worthwhile(workload: Workload, layout: str, device: Device) -> bool:
+    """True if the best plan is estimated to be faster than the direct algorithm.
+
+    With a stride of 2, 3x3 kernels save half of the multiply-adds at most, and large weights cost more than that.
+    """
+    best = next(promising_plans(workload, layout, device, 1))
+    positions = prod(workload.outputs[0].shape) // workload.outputs[0].shape[1]
+    direct = positions * best.y.blocks * workload.inputs[0].shape[1] * prod(best.kernel) / 2
+    return best.cycles(device) <= WORTHWHILE * direct

@@ -118,5 +118,6 @@ def table(values: Sequence[int], index: Expr) -> Expr:
         return values[0] + index * step if step else values[0]
     found: Expr = values[-1]
     for place in range(len(values) - 2, -1, -1):
-        found = T.Select(index <= place, values[place], found)
+        if values[place] != values[place + 1]:
+            found = T.Select(index <= place, values[place], found)
     return found

@@ -29,11 +29,17 @@ def device() -> Device:
     return dataclasses.replace(host_device(2), vector_lanes=8, vector_registers=16)
 
 
-def convolution(kernel: tuple[int, int], dilation: tuple[int, int], shape: tuple[int, ...], k: int) -> Workload:
+def convolution(
+    kernel: tuple[int, int],
+    dilation: tuple[int, int],
+    shape: tuple[int, ...],
+    k: int,
+    strides: tuple[int, int] = (1, 1),
+) -> Workload:
     """A convolution with uneven padding, the most that there may be above and to the right."""
     (r, s), (dy, dx) = kernel, dilation
     padding = ((r - 1) * dy, (s - 1) * dx // 3, (r - 1) * dy // 2, (s - 1) * dx)
-    attributes, x = Conv2dAttributes(padding=padding, dilation=dilation, residual=True), TensorType(shape)
+    attributes, x = Conv2dAttributes(strides, padding, dilation, residual=True), TensorType(shape)
     weights = {"weight": TensorType((k, shape[1], *kernel)), "bias": TensorType((k,))}
     return KIND.workload(attributes, [x, *KIND.output_types(attributes, [x], weights)], weights)
 
@@ -52,6 +58,18 @@ CASES = [
     (convolution((1, 3), (1, 2), (1, 12, 5, 17), 12), variant(m="1x8", columns=1, rows=4)),
     (convolution((2, 6), (1, 1), (1, 12, 9, 10), 12), variant(m="9x5", columns=2)),
     (convolution((7, 7), (1, 1), (1, 12, 9, 8), 12), variant(m=4)),
+    (convolution((3, 3), (1, 1), (2, 12, 21, 18), 20, (2, 2)), variant(m=3, rows=3, vectors=3, columns=3, threads=2)),
+    (
+        convolution((3, 3), (1, 1), (1, 12, 20, 17), 20, (2, 2)),
+        variant(m="5x1", columns=5, threads=2, grain="channels"),
+    ),
+    (convolution((3, 3), (1, 1), (1, 12, 9, 18), 20, (2, 1)), variant(m="3x4")),
+    (convolution((3, 3), (1, 1), (1, 12, 18, 9), 20, (1, 2)), variant(m="4x3", columns=1)),
+    (convolution((4, 2), (1, 1), (1, 12, 18, 19), 20, (2, 2)), variant(m="3x2", rows=2)),
+    (convolution((2, 5), (1, 1), (1, 12, 11, 19), 20, (2, 2)), variant(m="1x4", rows=2)),
+    (convolution((7, 6), (1, 1), (1, 3, 23, 20), 20, (2, 2)), variant(m="3x4", rows=2)),
+    (convolution((3, 1), (1, 1), (1, 12, 11, 9), 20, (2, 2)), variant(m="3x1", columns=5)),
+    (convolution((1, 7), (1, 1), (2, 12, 6, 29), 20, (2, 2)), variant(m="1x5", rows=4)),
 ]
 
 
@@ -73,12 +91,29 @@ def test_any_tile_of_any_kernel(workload: Workload, chosen: Variant) -> None:
 
 
 @pytest.mark.parametrize("count", [1, 2])
-@pytest.mark.parametrize("kernel", [(r, s) for r in range(1, 8) for s in range(1, 8) if r * s > 1], ids=str)
-def test_offers_few_variants_of_acceptable_error(kernel: tuple[int, int], count: int) -> None:
-    workload = convolution(kernel, (1, 1), (1, 64, 28, 28), 96)
+@pytest.mark.parametrize(
+    ("kernel", "stride"),
+    [((r, s), stride) for r in range(1, 8) for s in range(1, 8) for stride in (1, 2) if max(r, s) > stride],
+    ids=str,
+)
+def test_offers_few_variants_of_acceptable_error(kernel: tuple[int, int], stride: int, count: int) -> None:
+    channels = 64 // (min(kernel[0], stride) * min(kernel[1], stride))  # of all phases 64
+    workload = convolution(kernel, (1, 1), (1, channels, 28 * stride, 28 * stride), 96, (stride, stride))
     offered = list(WINOGRAD.variants(workload, device().with_threads(count)))
     assert 1 <= len(set(offered)) == len(offered) <= 5
     assert all(WINOGRAD.error_bound(workload, chosen) <= 1.3e-4 for chosen in offered)
+
+
+@pytest.mark.parametrize(
+    ("channels", "size", "kernel", "is_offered"),
+    [((64, 128), 56, 3, True), ((512, 512), 14, 3, False), ((16, 16), 112, 3, False), ((64, 64), 56, 5, True)],
+)
+def test_strided_layers_must_save_time(channels: tuple[int, int], size: int, kernel: int, is_offered: bool) -> None:
+    """Large weights (512 channels) and costly transforms (16 channels) outweigh the products that are saved."""
+    c, k = channels
+    workload = convolution((kernel, kernel), (1, 1), (1, c, size, size), k, (2, 2))
+    refusal = WINOGRAD.refusal(workload, device())
+    assert refusal is None if is_offered else "outweighs" in str(refusal)
 
 
 FAULTS: list[tuple[dict[str, Any], str]] = [
