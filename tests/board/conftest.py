@@ -1,0 +1,63 @@
+"""Servers that tests share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.board import Server, Tracker, compile_kernels, server_command
+
+Start = Callable[..., Server]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def tvm_is_loaded() -> None:
+    """Clients are forked: they need not import it again."""
+    import tvm.rpc  # noqa: F401
+
+
+@pytest.fixture(scope="session")
+def kernels(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return compile_kernels(tmp_path_factory.mktemp("kernels") / "kernels.so")
+
+
+@pytest.fixture(scope="module", params=["cpp", "python"])
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def server(kind: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """One that all tests of a module use: each must leave it usable."""
+    running = Server(server_command(kind), tmp_path_factory.mktemp(kind))
+    try:
+        yield running
+        assert running.stop() == 0, running.log
+        assert not list(running.work_dir.iterdir())
+    finally:
+        running.kill()
+
+
+@pytest.fixture
+def start(kind: str, tmp_path: Path) -> Iterator[Start]:
+    """Starts servers of a test's own, with options."""
+    running: list[Server] = []
+
+    def start_server(*options: str) -> Server:
+        running.append(Server(server_command(kind, *options), tmp_path / str(len(running))))
+        return running[-1]
+
+    yield start_server
+    for one in running:
+        one.kill()
+
+
+@pytest.fixture
+def tracker() -> Iterator[Tracker]:
+    for module in ("tornado", "cloudpickle", "psutil"):
+        pytest.importorskip(module, reason="TVM's tracker needs the extra [rpc]")
+    running = Tracker()
+    yield running
+    running.kill()
