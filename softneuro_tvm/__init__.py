@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from softneuro_tvm.device import Device, host_device
+    from softneuro_tvm.devices import load_device
     from softneuro_tvm.errors import SoftNeuroError
     from softneuro_tvm.graph import Graph
     from softneuro_tvm.pipeline import Model, build, load, tune
     from softneuro_tvm.plan import Plan
+    from softneuro_tvm.remote.board import Board
     from softneuro_tvm.runtime import Module, load_module
     from softneuro_tvm.verification import verify
 
@@ -26,6 +28,7 @@ __version__ = "0.1.0"
 
 # name -> module that defines it; imported on first use, because importing TVM takes seconds
 _LAZY = {
+    "Board": "remote.board",
     "Device": "device",
     "Graph": "graph",
     "Model": "pipeline",
@@ -34,6 +37,7 @@ _LAZY = {
     "SoftNeuroError": "errors",
     "build": "pipeline",
     "host_device": "device",
+    "load_device": "devices",
     "load": "pipeline",
     "load_module": "runtime",
     "tune": "pipeline",
@@ -41,6 +45,7 @@ _LAZY = {
 }
 
 __all__ = [
+    "Board",
     "Device",
     "Graph",
     "Model",
@@ -50,6 +55,7 @@ __all__ = [
     "build",
     "host_device",
     "load",
+    "load_device",
     "load_module",
     "tune",
     "verify",

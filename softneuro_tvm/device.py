@@ -12,6 +12,12 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from softneuro_tvm.errors import DeviceError
+
+HOST = "host"
+"""Name of this machine."""
+_HARDWARE = ("vector_lanes", "vector_registers", "fma", "l1_bytes", "l2_bytes", "l3_bytes")
+
 
 @dataclass(frozen=True)
 class Device:
@@ -48,10 +54,55 @@ class Device:
         return replace(self, threads=threads)
 
     @property
+    def machine(self) -> str:
+        """The kind of processor that code is generated for, e.g. ``aarch64``."""
+        return architecture(self.target)
+
+    @property
+    def runs_here(self) -> bool:
+        """Whether this machine can run code that is generated for the device, as far as the kind of processor goes."""
+        return self.machine == architecture({})
+
+    @property
     def description(self) -> str:
         """One line for tables."""
         unit = f"{self.vector_lanes * 32}-bit vectors{', FMA' if self.fma else ''}"
         return f"{self.part} ({self.target.get('mcpu', self.target['kind'])}, {unit}), {self.threads} thread(s)"
+
+
+_ALIASES = {"arm64": "aarch64", "amd64": "x86_64", "armv7l": "arm", "armv7a": "arm", "armv8l": "arm"}
+
+
+def architecture(target: Mapping[str, Any]) -> str:
+    """The kind of processor that a TVM target is for, as `platform.machine` names it; this machine's by default."""
+    name = str(target.get("mtriple") or platform.machine()).partition("-")[0].lower()
+    return _ALIASES.get(name, name)
+
+
+def to_json(device: Device) -> dict[str, Any]:
+    """What of a device goes into plans and manifests: enough to generate code for it elsewhere."""
+    common = {"name": device.name, "target": dict(device.target), "part": device.part, "threads": device.threads}
+    if device.name == HOST:
+        return common
+    hardware = {name: getattr(device, name) for name in _HARDWARE}
+    return {**common, **hardware, "features": sorted(device.features)}
+
+
+def from_json(data: Mapping[str, Any]) -> Device:
+    """Inverse of `to_json`; this machine, probed, where the data are this machine's.
+
+    Raises:
+        DeviceError: the data were made on another machine, and for that one, or are incomplete.
+    """
+    if data["name"] == HOST:
+        device = host_device(int(data["threads"]))
+        if dict(device.target) != dict(data["target"]):
+            raise DeviceError(f"made for {dict(data['target'])}, this machine is {dict(device.target)}")
+        return replace(device, part=str(data["part"]))
+    if missing := {"features", *_HARDWARE} - set(data):
+        raise DeviceError(f"made for {data['name']}, and does not say its {', '.join(sorted(missing))}")
+    values = {name: data[name] for name in ("name", "part", "threads", *_HARDWARE)}
+    return Device(target=MappingProxyType(dict(data["target"])), features=frozenset(data["features"]), **values)
 
 
 def vector_unit(features: frozenset[str], machine: str) -> tuple[int, int, bool]:
@@ -96,6 +147,35 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def check_local(device: Device) -> None:
+    """Makes sure that code for a device runs on this machine.
+
+    Raises:
+        DeviceError: it does not, or not all of it.
+    """
+    _, known = _cpu_info()
+    if not device.runs_here:
+        raise DeviceError(
+            f"{device.name} is {device.machine}, this machine is {architecture({})}: measure on a board, with "
+            "--rpc-tracker HOST:PORT --rpc-key KEY or --rpc-server HOST:PORT"
+        )
+    if device.name != HOST and known and (lacking := sorted(device.features - known)):
+        raise DeviceError(f"this machine lacks {', '.join(lacking)}, which code for {device.name} uses; use a board")
+
+
+def runs_elsewhere(name: str, machine: str) -> str:
+    """Says what to do with a module that does not run here.
+
+    Args:
+        name: The module's.
+        machine: The kind of processor that it was built for.
+    """
+    return (
+        f"{name} was built for {machine}, this machine is {architecture({})}; run it there, or on a board from here: "
+        "`softneuro-tvm run LIBRARY --rpc-tracker HOST:PORT --rpc-key KEY`"
+    )
+
+
 def host_device(threads: int | None = None) -> Device:
     """The machine this runs on, probed.
 
@@ -108,7 +188,7 @@ def host_device(threads: int | None = None) -> Device:
     machine = platform.machine()
     lanes, registers, fma = vector_unit(features, machine)
     return Device(
-        name="host",
+        name=HOST,
         target=MappingProxyType({"kind": "llvm", "mcpu": str(tvm.get_global_func("target.llvm_get_system_cpu")())}),
         part=part,
         threads=threads or available_cores(),

@@ -34,7 +34,7 @@ class Finding:
 
 def examine() -> list[Finding]:
     """Runs every check."""
-    return [_ffi(), _canary(), _linker(), _device(), _cores(), _governor(), _routines(), _store()]
+    return [_ffi(), _canary(), _linker(), _cross_linkers(), _device(), _cores(), _governor(), _routines(), _store()]
 
 
 def _ffi() -> Finding:
@@ -66,6 +66,16 @@ def _linker() -> Finding:
         return Finding("C compiler", False, "none", str(error))
 
 
+def _cross_linkers() -> Finding:
+    from softneuro_tvm.device import architecture
+    from softneuro_tvm.linking import linker_command
+
+    others = [machine for machine in ("aarch64", "x86_64") if machine != architecture({})]
+    found = [f"{machine}: {' '.join(linker_command(machine))}" for machine in others if linker_command(machine)]
+    remedy = "" if found else "to build for other machines: `pip install 'softneuro_tvm[cross]'`"
+    return Finding("cross compiler", True, "; ".join(found) or "none", remedy)
+
+
 def _device() -> Finding:
     from softneuro_tvm.device import host_device
 
@@ -88,7 +98,11 @@ def _cores() -> Finding:
 
 def _governor() -> Finding:
     path = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
-    governor = path.read_text().strip() if path.exists() else "not visible"
+    return governor_finding(path.read_text().strip() if path.exists() else "not visible")
+
+
+def governor_finding(governor: str) -> Finding:
+    """Judges a frequency governor."""
     slow = governor in ("powersave", "ondemand", "conservative")
     return Finding(
         "governor", True, governor, "`cpupower frequency-set -g performance` measures steadier" if slow else ""

@@ -55,6 +55,14 @@ class StoreError(ProfileError):
     """The profile store cannot be opened or written."""
 
 
+class BoardError(ProfileError):
+    """A board, or the tracker that knows boards, cannot be reached or refuses."""
+
+
+class BoardsLostError(BoardError):
+    """No board has answered for so long that measuring was given up; what was measured is kept."""
+
+
 class OptionError(SoftNeuroError):
     """An option of the command line cannot be read."""
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 import platform
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
@@ -40,36 +40,52 @@ _HARMLESS = ("kernel", "digest")
 """Parts that say where a time comes from and do not change it."""
 
 
-def fingerprint(device: Device) -> dict[str, Any]:
-    """What distinguishes this machine, as it is set up now, from others on which the same kernel takes another time.
+def fingerprint(device: Device, facts: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """What distinguishes a machine, as it is set up now, from others on which the same kernel takes another time.
 
     Args:
-        device: This machine (`host_device`), with the threads that are tuned for.
+        device: The machine, with the threads that are tuned for.
+        facts: What another machine says about itself, see `softneuro_tvm.remote.facts`; this one is looked at if None.
 
     Returns:
         Plain values for `json`; None stands for what the system does not tell. ``digest`` (12 hexadecimal digits)
         stands for all that matters for timings, hence not for the kernel's version.
     """
+    said = _facts() if facts is None else facts
     found: dict[str, Any] = {
         "part": device.part,
         "target": dict(device.target),
-        "features": sorted(feature for feature in device.features if _ISA.match(feature)),
+        "features": code_features(device.features),
         "vector_bits": device.vector_lanes * 32,
         "l1_bytes": device.l1_bytes,
         "l2_bytes": device.l2_bytes,
         "l3_bytes": device.l3_bytes,
         "threads": device.threads,
+        **{name: said.get(name) for name in ("cores", "smt", "governor", "frequency_driver", "boost")},
+        "virtual": "hypervisor" in device.features,
+        "tvm": said.get("tvm") or version("apache-tvm"),
+        "llvm": _llvm_version(),
+        "kernel": said.get("kernel"),
+    }
+    return {**found, "digest": _digest(found)}
+
+
+def code_features(features: Iterable[str]) -> list[str]:
+    """The instruction-set extensions that generated code may use."""
+    return sorted(feature for feature in features if _ISA.match(feature))
+
+
+def _facts() -> dict[str, Any]:
+    """What this machine says about itself."""
+    return {
         "cores": available_cores(),
         "smt": {"1": "on", "0": "off"}.get(_read("smt/active") or ""),
         "governor": _read("cpu0/cpufreq/scaling_governor"),
         "frequency_driver": _read("cpu0/cpufreq/scaling_driver"),
         "boost": _read("cpufreq/boost"),
-        "virtual": "hypervisor" in device.features,
         "tvm": version("apache-tvm"),
-        "llvm": _llvm_version(),
         "kernel": f"{platform.system()} {platform.release()}",
     }
-    return {**found, "digest": _digest(found)}
 
 
 def differences(made_on: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:

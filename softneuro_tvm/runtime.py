@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -11,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from softneuro_tvm.device import available_cores
+from softneuro_tvm.device import architecture, available_cores, runs_elsewhere
+from softneuro_tvm.elf_header import machine_of
 from softneuro_tvm.errors import BuildError
 from softneuro_tvm.library_pages import release_serialised_modules
 from softneuro_tvm.quiet import quiet_constants
@@ -27,34 +29,24 @@ class Module:
     """A built network.
 
     Attributes:
-        executable: TVM's `relax` executable (its kernels are kept beside it), or the loaded `tvm.runtime.Module`.
         manifest: What the module says about itself; see `softneuro_tvm.builder.manifest`.
-        vm: TVM's `relax.VirtualMachine` that runs it.
+        vm: TVM's `relax.VirtualMachine` that runs it; None if it was built for another kind of machine.
         threads: Threads that it was tuned for and runs with.
     """
 
-    def __init__(
-        self, executable: Any, loaded: Any, manifest: Mapping[str, Any], library: Library | None = None
-    ) -> None:
+    def __init__(self, loaded: Any, manifest: Mapping[str, Any], library: Library | None = None) -> None:
         import tvm
         from tvm.runtime.vm import VirtualMachine
 
-        self.executable = executable
         self.manifest = manifest
         self._library = library
-        self.vm = VirtualMachine(loaded, tvm.cpu())
-        self._main = self.vm["main"]
+        self.vm: Any = None if loaded is None else VirtualMachine(loaded, tvm.cpu())
+        self._main: Callable[..., Any] = self._refuse if self.vm is None else self.vm["main"]
         self.threads = int(manifest["device"]["threads"])
 
-    @staticmethod
-    def from_library(library: Library, manifest: Mapping[str, Any]) -> Module:
-        """Makes a runnable module of what was freshly built; no file remains.
-
-        Raises:
-            BuildError: no linker, or linking failed.
-        """
-        with quiet_constants():
-            return Module(library.executable, library.load(), manifest, library)
+    def _refuse(self, *_tensors: Any) -> Any:
+        """Instead of running what cannot run here."""
+        raise BuildError(runs_elsewhere("this module", architecture(self.manifest["device"]["target"])))
 
     @property
     def plan(self) -> dict[str, Any]:
@@ -92,21 +84,7 @@ class Module:
         """
         import tvm
 
-        expected = self.manifest["inputs"]
-        names = [port["name"] for port in expected]
-        given = dict(zip(names, inputs, strict=False)) | dict(named or {})
-        if len(inputs) > len(names) or set(given) != set(names):
-            raise BuildError(f"the module takes inputs {names}, got {len(inputs)} by position and {list(named or {})}")
-        tensors = []
-        for port in expected:
-            array = np.asarray(given[port["name"]])
-            if list(array.shape) != port["shape"] or str(array.dtype) != port["dtype"]:
-                raise BuildError(
-                    f"input {port['name']!r} must be {port['dtype']}{port['shape']}, "
-                    f"got {array.dtype}{list(array.shape)}"
-                )
-            tensors.append(tvm.runtime.tensor(np.asarray(array, order="C")))
-        return tensors
+        return [tvm.runtime.tensor(array) for array in checked_inputs(self.manifest, inputs, named)]
 
     def runner(self, tensors: Sequence[Any]) -> Callable[[], Any]:
         """A function that runs the network once on TVM tensors and returns TVM's result, for timing."""
@@ -144,8 +122,51 @@ class Module:
         return samples
 
 
+def checked_inputs(
+    manifest: Mapping[str, Any], inputs: Sequence[np.ndarray], named: Mapping[str, np.ndarray] | None = None
+) -> list[np.ndarray]:
+    """The inputs of a module in its order.
+
+    Args:
+        manifest: The module's.
+        inputs: Arrays in order.
+        named: Arrays by input name, for those not given by position.
+
+    Raises:
+        BuildError: wrong number, name, shape or type of inputs.
+    """
+    expected = manifest["inputs"]
+    names = [port["name"] for port in expected]
+    given = dict(zip(names, inputs, strict=False)) | dict(named or {})
+    if len(inputs) > len(names) or set(given) != set(names):
+        raise BuildError(f"the module takes inputs {names}, got {len(inputs)} by position and {list(named or {})}")
+    arrays = []
+    for port in expected:
+        array = np.asarray(given[port["name"]])
+        if list(array.shape) != port["shape"] or str(array.dtype) != port["dtype"]:
+            raise BuildError(
+                f"input {port['name']!r} must be {port['dtype']}{port['shape']}, got {array.dtype}{list(array.shape)}"
+            )
+        arrays.append(np.asarray(array, order="C"))
+    return arrays
+
+
 _CHOSEN_BY_USER = "TVM_NUM_THREADS" in os.environ
-_pool: dict[str, int] = {}
+_ONE_CORE_EACH = -2
+"""TVM's way to share cores out: worker i runs on the i-th of the given ones, the calling thread on any of them."""
+
+
+class _Pool(threading.local):
+    """TVM's pool of the calling thread: each thread that runs modules has one of its own.
+
+    Attributes:
+        threads: That it uses; 0 as long as it was not told.
+    """
+
+    threads = 0
+
+
+_pool = _Pool()
 
 
 def configure_threads(threads: int) -> None:
@@ -153,21 +174,24 @@ def configure_threads(threads: int) -> None:
 
     The pool is as large as TVM_NUM_THREADS says when the first parallel kernel runs (left alone, half the cores); it
     can use fewer threads afterwards, but never more. So it is made for all cores, once, and told how many to use.
+    Threads stay on the cores that this process may use.
     """
-    if _CHOSEN_BY_USER or _pool.get("threads") == threads:
+    if _CHOSEN_BY_USER or _pool.threads == threads:
         return
     import tvm
 
-    os.environ.setdefault("TVM_NUM_THREADS", str(max(threads, available_cores())))
-    tvm.get_global_func("runtime.config_threadpool")(1, threads)
-    _pool["threads"] = threads
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else range(available_cores())
+    os.environ.setdefault("TVM_NUM_THREADS", str(max(threads, len(cores))))
+    names = [str(core) for core in cores]
+    tvm.get_global_func("runtime.config_threadpool")(_ONE_CORE_EACH, threads, names)
+    _pool.threads = threads
 
 
 def load_module(path: str | Path) -> Module:
     """Loads a module that `Module.export` wrote.
 
     Raises:
-        BuildError: missing file, not a library, or not one of ours.
+        BuildError: missing file, not a library, not one of ours, or for another kind of machine.
     """
     import tvm
     from tvm.runtime.vm import VirtualMachine
@@ -175,11 +199,14 @@ def load_module(path: str | Path) -> Module:
     file = Path(path)
     if not file.is_file():
         raise BuildError(f"there is no module {str(path)!r}; make one with `softneuro-tvm tune MODEL -o {file.name}`")
+    machine = machine_of(file)
+    if machine not in (None, architecture({})):
+        raise BuildError(runs_elsewhere(str(path), str(machine)))
     try:
         with quiet_constants():
             loaded = tvm.runtime.load_module(str(file.resolve()))
             text = VirtualMachine(loaded, tvm.cpu())[MANIFEST_FUNCTION]()
-            module = Module(loaded, loaded, json.loads(str(text)))
+            module = Module(loaded, json.loads(str(text)))
         release_serialised_modules(file.resolve())
     except Exception as error:  # TVM raises many types
         reason = str(error).strip().splitlines()[-1] if str(error).strip() else repr(error)

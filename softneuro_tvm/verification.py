@@ -16,6 +16,7 @@ from softneuro_tvm.plain import PlainModule, onnx_model
 from softneuro_tvm.plan import Plan
 from softneuro_tvm.reference import sample_inputs
 from softneuro_tvm.registry import routine
+from softneuro_tvm.remote.module import RemoteModule
 from softneuro_tvm.runtime import Module
 
 
@@ -72,7 +73,7 @@ def relative_error(outputs: list[np.ndarray], references: list[np.ndarray]) -> f
     return worst
 
 
-def verify(model: Model, plan: Plan, module: Module) -> Agreement:
+def verify(model: Model, plan: Plan, module: Module | RemoteModule) -> Agreement:
     """Runs module and reference on the same random inputs.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The command line: `softneuro-tvm tune | run | bench | inspect | routines | explain | plan | report | db | doctor`."""
+"""The command line: `softneuro-tvm tune | run | bench | inspect | routines | explain | plan | report | db | ...`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,21 @@ import sys
 
 import typer
 
-from softneuro_tvm.cli import bench, db, doctor, explain, inspect, plan, report, routines, run, tune
+from softneuro_tvm.cli import (
+    bench,
+    db,
+    devices,
+    doctor,
+    explain,
+    inspect,
+    plan,
+    report,
+    routines,
+    rpc,
+    rpc_server,
+    run,
+    tune,
+)
 from softneuro_tvm.errors import SoftNeuroError
 
 app = typer.Typer(
@@ -33,6 +47,9 @@ app.command("explain")(explain.explain)
 app.add_typer(plan.app, name="plan")
 app.command("report")(report.report)
 app.add_typer(db.app, name="db")
+app.command("rpc-server", epilog=rpc_server.EPILOG)(rpc_server.rpc_server)
+app.add_typer(rpc.app, name="rpc")
+app.command("devices")(devices.devices)
 app.command("doctor")(doctor.doctor)
 
 INTERRUPTED = 130

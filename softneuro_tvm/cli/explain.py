@@ -14,7 +14,15 @@ from rich.table import Table
 
 from softneuro_tvm.cli.options import Json
 from softneuro_tvm.cli.plan_files import load_plan
-from softneuro_tvm.cli.plan_tables import comparison_lines, layer_text, memory_line, need_lines, plan_json, plan_table
+from softneuro_tvm.cli.plan_tables import (
+    comparison_lines,
+    layer_text,
+    memory_line,
+    need_lines,
+    plan_json,
+    plan_table,
+    thread_lines,
+)
 from softneuro_tvm.cli.tables import console, milliseconds, print_json, table
 from softneuro_tvm.descriptor import Descriptor, parse
 from softneuro_tvm.errors import PlanError
@@ -66,7 +74,7 @@ def explain(
             console.print(line, highlight=False)
     else:
         console.print(plan_table(plan))
-        for line in (*comparison_lines(plan), *need_lines(plan)):
+        for line in (*comparison_lines(plan), *thread_lines(plan), *need_lines(plan)):
             console.print(line)
         if memory:
             console.print(memory_line(memory))

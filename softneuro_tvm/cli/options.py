@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -17,6 +17,15 @@ InputShapes = Annotated[
 ]
 Threads = Annotated[
     int | None, typer.Option("--threads", min=1, help="Threads to tune for and run with; all cores by default.")
+]
+TuneThreads = Annotated[
+    str | None,
+    typer.Option(
+        "--threads",
+        metavar="N|auto",
+        help="Threads to tune for and run with; all cores by default. auto tunes for 1, 2, 4 ... and all cores, times "
+        "the whole networks, and keeps the fastest.",
+    ),
 ]
 Store = Annotated[
     Path | None,
@@ -34,6 +43,21 @@ Json = Annotated[bool, typer.Option("--json", help="Machine-readable output on s
 
 _DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s?)?")
 _SHAPE = re.compile(r"\s*([^\s:\[\],][^:\[\]]*):\s*\[([\d,\s]*)\]\s*,?")
+
+
+def parse_threads(text: str | None) -> int | Literal["auto"] | None:
+    """A number of threads, or ``auto``; None if there is no text.
+
+    Raises:
+        OptionError: the text is neither.
+    """
+    if text is None:
+        return None
+    if text == "auto":
+        return "auto"
+    if not text.isdecimal() or int(text) < 1:
+        raise OptionError(f"--threads cannot be read from {text!r}; write a number from 1 on, or auto")
+    return int(text)
 
 
 def parse_duration(text: str | None) -> float | None:

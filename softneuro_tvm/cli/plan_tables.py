@@ -117,6 +117,20 @@ def comparison_lines(plan: Plan, measured_s: float | None = None) -> Iterator[st
         yield f"  {milliseconds(seconds):>8} ms  {label} ({seconds / plan.predicted_s:.2f}x)"
 
 
+def thread_lines(plan: Plan) -> Iterator[str]:
+    """What was compared to choose the number of threads; nothing if it was given."""
+    for entry in plan.tuning.get("threads", ()):
+        count, stopped = entry["threads"], entry["stopped"]
+        if entry["measured_s"] is not None:
+            text = f"{milliseconds(entry['measured_s'])} ms measured, {milliseconds(entry['predicted_s'])} ms predicted"
+        elif stopped == "slower":
+            text = f"about {milliseconds(entry['predicted_s'])} ms expected by the cost model: not pursued"
+        else:
+            text = f"{milliseconds(entry['predicted_s'])} ms predicted, not timed as a whole"
+        chosen = " (chosen)" if count == plan.device["threads"] else ""
+        yield f"  {count:>2} thread(s): {text}{chosen}"
+
+
 def need_lines(plan: Plan) -> Iterator[str]:
     """What the plan needs beside time, its limits, and the restrictions that it was made under."""
     names = {

@@ -47,8 +47,9 @@ class ProgressBar:
         self.bound_s = 0.0
 
     def started(self, total: int, known: int) -> None:
-        """Starts the bar."""
-        self.counts |= {"total": total, "known": known}
+        """Starts the bar; once for each number of threads."""
+        self.counts["total"] += total
+        self.counts["known"] += known
         self.open_count = total - known
         self.bar.start()
 

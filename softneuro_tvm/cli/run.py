@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import typer
 
+from softneuro_tvm.cli.board_options import (
+    RpcKey,
+    RpcServer,
+    RpcSessionTimeout,
+    RpcTracker,
+    chosen_board,
+    is_elsewhere,
+)
 from softneuro_tvm.cli.options import Json
 from softneuro_tvm.cli.tables import console, milliseconds, print_json
+from softneuro_tvm.elf_header import machine_of
 from softneuro_tvm.errors import ModelError
 from softneuro_tvm.files import replacing
 
@@ -28,20 +38,29 @@ def run(
     repeat: Annotated[int, typer.Option("--repeat", min=1, help="Samples for --print-time.")] = 20,
     number: Annotated[int, typer.Option("--number", min=1, help="Runs that a sample averages.")] = 1,
     top: Annotated[int, typer.Option("--top", help="Print the largest elements of the first output.")] = 5,
+    rpc_tracker: RpcTracker = None,
+    rpc_key: RpcKey = None,
+    rpc_server: RpcServer = None,
+    rpc_session_timeout: RpcSessionTimeout = None,
     json_output: Json = False,
 ) -> None:
-    """Run a built module on given or generated inputs."""
+    """Run a built module on given or generated inputs, here or on a board."""
+    from softneuro_tvm.remote.module import RemoteModule
+    from softneuro_tvm.remote.site import Site
     from softneuro_tvm.runtime import load_module
 
-    loaded = load_module(module)
-    arrays = _read(inputs) if inputs else _fill(loaded.manifest["inputs"], fill_mode)
-    positional = arrays if isinstance(arrays, list) else []
-    tensors = loaded.tensors(positional, arrays if isinstance(arrays, dict) else {})
-    results = dict(zip((port["name"] for port in loaded.manifest["outputs"]), loaded.run(tensors), strict=True))
+    elsewhere = module.is_file() and is_elsewhere(machine_of(module))
+    board = chosen_board(rpc_tracker, rpc_key, rpc_server, rpc_session_timeout, elsewhere)
+    with ExitStack() as stack:
+        loaded = load_module(module) if board is None else RemoteModule(stack.enter_context(Site(board)), module)
+        arrays = _read(inputs) if inputs else _fill(loaded.manifest["inputs"], fill_mode)
+        positional = arrays if isinstance(arrays, list) else []
+        tensors = loaded.tensors(positional, arrays if isinstance(arrays, dict) else {})
+        results = dict(zip((port["name"] for port in loaded.manifest["outputs"]), loaded.run(tensors), strict=True))
+        samples = loaded.time(tensors, repeat, number) if print_time else []
     if outputs is not None:
         with replacing(outputs) as temporary, temporary.open("wb") as stream:
             np.savez(stream, **results)
-    samples = loaded.time(tensors, repeat, number) if print_time else []
     first = next(iter(results.values())).reshape(-1)
     best = [int(i) for i in np.argsort(first)[::-1][:top]]
     if json_output:

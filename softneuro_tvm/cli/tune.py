@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from softneuro_tvm.cli.board_options import (
+    CrossCompiler,
+    RpcKey,
+    RpcServer,
+    RpcSessionTimeout,
+    RpcTracker,
+    Target,
+    chosen_board,
+    use_cross_compiler,
+)
 from softneuro_tvm.cli.limit_options import (
     ErrorLimit,
     MemoryLimit,
@@ -22,14 +35,17 @@ from softneuro_tvm.cli.options import (
     Json,
     Model,
     Store,
-    Threads,
+    TuneThreads,
     parse_duration,
     parse_input_shapes,
+    parse_threads,
 )
-from softneuro_tvm.cli.plan_tables import comparison_lines, memory_line, plan_table
+from softneuro_tvm.cli.plan_tables import comparison_lines, memory_line, plan_table, thread_lines
 from softneuro_tvm.cli.progress import ProgressBar
 from softneuro_tvm.cli.tables import console, milliseconds, print_json
 from softneuro_tvm.cli.what_if_options import Forbid, Force, Routine
+from softneuro_tvm.device import HOST
+from softneuro_tvm.errors import BoardsLostError
 from softneuro_tvm.files import check_writable
 from softneuro_tvm.lean_import import import_tvm
 from softneuro_tvm.plan import Plan
@@ -44,7 +60,7 @@ def tune(
         Path | None, typer.Option("-o", "--output", help="Shared library to write; MODEL.so by default.")
     ] = None,
     input_shapes: InputShapes = None,
-    threads: Threads = None,
+    threads: TuneThreads = None,
     tuning_records: Store = None,
     plan_file: Annotated[
         Path | None, typer.Option("--plan", help="Where to write the plan (JSON); beside the library by default.")
@@ -68,9 +84,15 @@ def tune(
     error_limit: ErrorLimit = None,
     pareto: Pareto = False,
     verify: Annotated[bool, typer.Option(help="Compare the built module with onnxruntime.")] = True,
+    target_device: Target = HOST,
+    rpc_tracker: RpcTracker = None,
+    rpc_key: RpcKey = None,
+    rpc_server: RpcServer = None,
+    rpc_session_timeout: RpcSessionTimeout = None,
+    cross_compiler: CrossCompiler = None,
     json_output: Json = False,
 ) -> None:
-    """Find the fastest routine for every layer of MODEL on this machine, and build a deployable library.
+    """Find the fastest routine for every layer of MODEL, here or on a board, and build a deployable library.
 
     Measures the routines that could be part of the fastest plan, one at a time; results are kept, so that a second run
     takes seconds. Leave the machine alone meanwhile. Ctrl-C ends measuring: the best plan so far is built, if there is
@@ -78,8 +100,10 @@ def tune(
     """
     import_tvm()
     import softneuro_tvm as sn
-    from softneuro_tvm.pipeline import TuneOptions
+    from softneuro_tvm.devices import load_device
+    from softneuro_tvm.pipeline import TuneOptions, thread_counts
     from softneuro_tvm.reference import sample_inputs
+    from softneuro_tvm.remote.module import on_board
     from softneuro_tvm.selection import Limits
     from softneuro_tvm.verification import verify as check
 
@@ -90,6 +114,10 @@ def tune(
         parse_size("--weights-limit", weights_limit),
         error_limit,
     )
+    asked_threads = parse_threads(threads)
+    device = load_device(target_device, None if asked_threads == "auto" else asked_threads)
+    board = chosen_board(rpc_tracker, rpc_key, rpc_server, rpc_session_timeout, not device.runs_here)
+    use_cross_compiler(cross_compiler)
     options = TuneOptions(
         budget_s=parse_duration(budget),
         exhaustive=exhaustive,
@@ -100,25 +128,30 @@ def tune(
         routine=routine or (),
         force=force or (),
         forbid=forbid or (),
+        threads=thread_counts(device.threads) if asked_threads == "auto" else (),
     )
     loaded = sn.load(model, parse_input_shapes(input_shapes))
-    device = sn.host_device(threads)
     target = output or Path(f"{Path(model.removeprefix('zoo:')).stem}.so")
     check_writable(target)
     if not json_output:
         layers = f"[bold]{loaded.graph.name}[/bold]: {len(loaded.graph.layers)} layers"
-        console.print(f"{layers}, tuning for {device.description}")
+        compared = f"; comparing {', '.join(map(str, options.threads))} thread(s)" if options.threads else ""
+        where = f", measuring on {board.place}" if board else ""
+        console.print(f"{layers}, tuning for {device.description}{where}{compared}")
     bar = ProgressBar(json_output, options.budget_s)
     try:
-        plan = sn.tune(loaded, device=device, store=tuning_records, observer=bar, options=options)
+        plan = sn.tune(loaded, device=device, store=tuning_records, observer=bar, options=options, board=board)
+    except BoardsLostError as error:
+        raise BoardsLostError(f"{error}:\n  {shlex.join(['softneuro-tvm', *sys.argv[1:]])}") from error
     finally:
         bar.finished()
     tuned_s = time.monotonic() - begin
     plan.save(plan_file or target.with_suffix(".plan.json"))
     module = sn.build(loaded, plan)
-    agreement = check(loaded, plan, module) if verify else None
-    module.export(target)
-    samples = module.time(module.tensors([], sample_inputs(loaded.graph)), repeat=15)
+    with on_board(board, module) if board else nullcontext(module) as there:
+        agreement = check(loaded, plan, there) if verify else None
+        module.export(target)
+        samples = there.time(there.tensors([], sample_inputs(loaded.graph)), repeat=15)
     measured_s = sorted(samples)[len(samples) // 2]
     if json_output:
         print_json(
@@ -141,7 +174,7 @@ def tune(
         )
     else:
         console.print(plan_table(plan))
-        for line in comparison_lines(plan, measured_s):
+        for line in (*comparison_lines(plan, measured_s), *thread_lines(plan)):
             console.print(line)
         console.print(memory_line(module.manifest["memory"]))
         if agreement:
@@ -164,7 +197,7 @@ def _effort(plan: Plan, bar: ProgressBar) -> str:
         f"before, {tuning['skipped']} of {tuning['candidates']} never measured: "
     )
     bound = ""
-    if bar.bound_s and bar.bound_s < plan.predicted_s:
+    if bar.bound_s and bar.bound_s < plan.predicted_s and "threads" not in tuning:
         bound = f"; by the cost model no plan takes less than {milliseconds(bar.bound_s)} ms"
     reasons = {
         "proved": "none of them could make the plan faster",

@@ -1,10 +1,9 @@
 """Stage `profile`: compiles candidates in parallel, measures them one at a time, remembers every result."""
 
-from softneuro_tvm.measurement import Measurement, Profile
+from softneuro_tvm.measurement import Measurement
 from softneuro_tvm.profiler.keys import Key, Residency, candidate_text, measurement_key, residency_of
 from softneuro_tvm.profiler.observer import Observer, SilentObserver
-from softneuro_tvm.profiler.replay import record, replay
-from softneuro_tvm.profiler.run import Profiler, profile_candidates
+from softneuro_tvm.profiler.run import Profiler
 from softneuro_tvm.profiler.store import ProfileStore
 from softneuro_tvm.profiler.timing import TimingOptions
 from softneuro_tvm.profiler.workers import Workers
@@ -13,7 +12,6 @@ __all__ = [
     "Key",
     "Measurement",
     "Observer",
-    "Profile",
     "ProfileStore",
     "Profiler",
     "Residency",
@@ -22,8 +20,5 @@ __all__ = [
     "Workers",
     "candidate_text",
     "measurement_key",
-    "profile_candidates",
-    "record",
-    "replay",
     "residency_of",
 ]

@@ -114,6 +114,8 @@ def _tvm_version() -> str:
 
 NETWORK = "network"
 """Stands for a routine in the keys of whole networks."""
+_NOT_BUILT = "search"
+"""Stands for the builder's source in the keys of what does not depend on it."""
 
 
 @lru_cache
@@ -132,15 +134,29 @@ def network_key(graph: str, plan: str, device: Device) -> Key:
         plan: Stands for all that the plan chooses.
         device: This machine, with the number of threads.
     """
+    return _of_network(graph, plan, _builder_source(), device)
+
+
+def search_key(graph: str, search: str, device: Device) -> Key:
+    """The key of what was found out about a network without building it.
+
+    Args:
+        graph: The graph's digest.
+        search: Stands for all else that it depends on.
+        device: As in `network_key`.
+    """
+    return _of_network(graph, search, _NOT_BUILT, device)
+
+
+def _of_network(graph: str, plan: str, source: str, device: Device) -> Key:
     target = json.dumps(dict(device.target), sort_keys=True)
-    source = _builder_source()
     return Key(graph, NETWORK, plan, "", source, target, device.part, device.threads, _tvm_version(), "dram")
 
 
 def is_current(key: Key) -> bool:
     """True if measuring again would use the same key: its routine's source and TVM's version are those of now."""
     if key.routine == NETWORK:
-        return key.tvm == _tvm_version() and key.source == _builder_source()
+        return key.tvm == _tvm_version() and key.source in (_builder_source(), _NOT_BUILT)
     routine = registry.routines().get(key.routine)
     return routine is not None and key.tvm == _tvm_version() and key.source == _source(type(routine))
 

@@ -68,8 +68,8 @@ def _unwritten(request: MeasureRequest) -> list[Any]:
     return tensors
 
 
-def _check(request: MeasureRequest, outputs: Sequence[Any]) -> tuple[float, str]:
-    """Error of the outputs, and what is wrong with them ("" if nothing is)."""
+def check(request: MeasureRequest, outputs: Sequence[Any]) -> tuple[float, str]:
+    """Error of the outputs, wherever they are, and what is wrong with them ("" if nothing is)."""
     worst = 0.0
     for position, ((tensor, written_as), output) in enumerate(zip(request.outputs, outputs, strict=True)):
         found = output.numpy()
@@ -103,7 +103,7 @@ def measure(request: MeasureRequest) -> Measured:
         function = library[request.compiled.symbol]
         results = trailing = tuple(_unwritten(request))
         function(*inputs, *weights, *trailing)
-    error, wrong = _check(request, results)
+    error, wrong = check(request, results)
     if wrong:
         return Measured(Measurement("wrong", (), error, wrong))
     copies = [weights, *_copies(weights, request.copies - 1)]

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal
 
 from softneuro_tvm.formats import Format, TensorType
 from softneuro_tvm.measurement import Measurement
 from softneuro_tvm.profiler.sentinel import Sentinel
 from softneuro_tvm.profiler.timing import TimingOptions
+from softneuro_tvm.remote.board import Board
 
 
 @dataclass(frozen=True)
@@ -18,7 +21,7 @@ class Task:
     Args:
         number: Identifies the task in its `Outcome`.
         call: Pickled pair of a function's name in `tasks` and its arguments.
-        timeout_s: After this time the child is killed.
+        timeout_s: After this time, or so long after its last partial result, the child is killed; see `Limit`.
     """
 
     number: int
@@ -27,19 +30,31 @@ class Task:
 
 
 @dataclass(frozen=True)
+class Limit:
+    """What a task yields to say how long its next result may take; nobody else sees it.
+
+    Args:
+        seconds: From now on.
+    """
+
+    seconds: float
+
+
+@dataclass(frozen=True)
 class Outcome:
     """What became of a task.
 
     Args:
         number: The task's.
-        status: ``ok``; ``error``: an exception left the function; ``environment``: one that tells of a full disk,
-            lack of memory and the like; ``crash``: the process ended in another way; ``timeout``.
-        value: Pickled result; None unless ``ok``.
+        status: ``part``: a partial result, others follow; ``ok``; ``error``: an exception left the function;
+            ``environment``: one that tells of a full disk, lack of memory and the like; ``crash``: the process ended in
+            another way; ``timeout``.
+        value: Pickled result; None unless ``ok`` or ``part``.
         message: The exception or signal, and the last that the child wrote.
     """
 
     number: int
-    status: Literal["ok", "error", "environment", "crash", "timeout"]
+    status: Literal["part", "ok", "error", "environment", "crash", "timeout"]
     value: bytes | None
     message: str = ""
 
@@ -108,3 +123,56 @@ class Measured:
     measurement: Measurement
     sentinel_s: float = 0.0
     lost_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class SessionRequest:
+    """What a child is to do in one session.
+
+    Args:
+        board: Where.
+        threads: Threads that kernels use there.
+        machine: The kind of processor that libraries are for.
+        requests: What to measure, with numbers that identify it in what is sent back.
+        tools: Path of the library of `compile_tools`.
+        speeds: Seconds that the reference kernel took so far, by board.
+        avoid: Boards of which another one is preferred.
+        deadline_s: By `time.monotonic`, which all processes of a machine share; no candidate is begun afterwards.
+    """
+
+    board: Board
+    threads: int
+    machine: str
+    requests: Sequence[tuple[int, MeasureRequest]] = ()
+    tools: str = ""
+    speeds: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    avoid: frozenset[str] = frozenset()
+    deadline_s: float = math.inf
+
+
+@dataclass(frozen=True)
+class MeasuredThere:
+    """A candidate was measured.
+
+    Args:
+        number: Identifies it.
+        measured: The result.
+    """
+
+    number: int
+    measured: Measured
+
+
+@dataclass(frozen=True)
+class SessionLost:
+    """The session ended while a candidate was being measured.
+
+    Args:
+        number: Identifies it.
+        timed_out: Whether the board ended the session because of its time limit.
+        message: What is known about it.
+    """
+
+    number: int
+    timed_out: bool
+    message: str

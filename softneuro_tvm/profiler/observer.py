@@ -12,7 +12,7 @@ class Observer(Protocol):
     """Receives the profiler's progress, in the caller's thread."""
 
     def started(self, total: int, known: int) -> None:
-        """Called once: `total` candidates were asked for, `known` of them are in the store."""
+        """Called before measuring for a number of threads: `known` of `total` candidates are in the store."""
 
     def round(self, count: int, open_count: int, best_s: float, bound_s: float) -> None:
         """Called when candidates are about to be measured, one round of several.
@@ -31,7 +31,7 @@ class Observer(Protocol):
         """Called when a candidate's measurement is in the store."""
 
     def finished(self) -> None:
-        """Called once, when measuring is over."""
+        """Called when measuring for a number of threads is over."""
 
 
 class SilentObserver:

@@ -10,13 +10,15 @@ from types import TracebackType
 
 from softneuro_tvm.device import Device, available_cores
 from softneuro_tvm.graph import Workload
-from softneuro_tvm.measurement import Measurement, Profile
+from softneuro_tvm.measurement import Measurement
+from softneuro_tvm.profiler.boards import Boards
 from softneuro_tvm.profiler.keys import Key, Residency, measurement_key
 from softneuro_tvm.profiler.observer import Observer, SilentObserver
-from softneuro_tvm.profiler.session import Job, Session
+from softneuro_tvm.profiler.session import OF_VIEWS, Job, Session
 from softneuro_tvm.profiler.store import ProfileStore
 from softneuro_tvm.profiler.timing import TimingOptions
 from softneuro_tvm.profiler.workers import Workers
+from softneuro_tvm.remote.board import Board
 from softneuro_tvm.routine import Candidate
 
 _BATCH_CANDIDATES = 32
@@ -26,18 +28,24 @@ _BATCH_BYTES = 512 << 20
 
 
 class Profiler:
-    """Measures candidates on this machine, in as many rounds as its user wants; use as a context manager.
+    """Measures candidates, here or on boards, in as many rounds as its user wants; use as a context manager.
 
     An interrupt (Ctrl-C) ends all work; what was measured until then is in the store, so the next call resumes.
 
     Args:
-        device: This machine, with the number of threads to tune for.
+        device: What to generate code for, with the number of threads to tune for.
         store: Where results are kept.
         residency: Where the network's weights lie, see `residency_of`.
         observer: Told of the progress.
         options: How long to time.
         workers: A fork server that was started early; one is started when it is needed, and ended here, if None.
         retry_failed: Takes failures that are known as unknown.
+        board: Where to measure; here if None.
+
+    Attributes:
+        keys: Of all candidates that were looked up.
+        results: What is known about them.
+        measured: Candidates that were measured; those that were measured again count again.
     """
 
     def __init__(
@@ -50,20 +58,21 @@ class Profiler:
         options: TimingOptions | None = None,
         workers: Workers | None = None,
         retry_failed: bool = False,
+        board: Board | None = None,
     ) -> None:
         self.device, self.store, self.residency = device, store, residency
         self.observer = observer or SilentObserver()
         self.options = options or TimingOptions()
         self.results: dict[Candidate, Measurement] = {}
         self.measured = 0
-        self._keys: dict[Candidate, Key] = {}
-        self._retry_failed = retry_failed
+        self.keys: dict[Candidate, Key] = {}
+        self._retry_failed, self._board = retry_failed, board
         self._workers = workers
         self._session: Session | None = None
         self._stack = ExitStack()
 
     def look_up(self, candidates: Iterable[Candidate]) -> None:
-        """Adds what the store knows about candidates to `results`.
+        """Adds what is known about candidates to `results`: what the store holds, and that views take no time.
 
         Args:
             candidates: All that may be measured later: sample data are prepared for all of a workload's candidates.
@@ -71,10 +80,11 @@ class Profiler:
         Raises:
             StoreError: the store cannot be read.
         """
-        keys = {c: measurement_key(c, self.device, self.residency) for c in candidates if c not in self._keys}
+        keys = {c: measurement_key(c, self.device, self.residency) for c in candidates if c not in self.keys}
         known = self.store.get_many(keys.values(), retry_failed=self._retry_failed)
+        self.results |= {candidate: OF_VIEWS for candidate in keys if candidate.routine.is_view}
         self.results |= {candidate: known[key] for candidate, key in keys.items() if key in known}
-        self._keys |= keys
+        self.keys |= keys
 
     def measure(self, candidates: Iterable[Candidate], deadline_s: float = math.inf) -> None:
         """Measures candidates that were looked up, known or not, and adds the results to `results`.
@@ -84,19 +94,22 @@ class Profiler:
             deadline_s: By `time.monotonic`; measuring begun until then is finished, the rest is left.
 
         Raises:
-            ProfileError: measuring cannot go on: no linker, a full disk, no memory.
+            ProfileError: measuring cannot go on: no linker, a full disk, no memory, no board.
             StoreError: the store cannot be written.
         """
         if self._session is None:
+            device = replace(self.device, target=dict(self.device.target))
+            workers = self._workers or self._stack.enter_context(Workers())
             self._session = Session(
-                replace(self.device, target=dict(self.device.target)),
+                device,
                 self.store,
                 self.residency,
                 self.observer,
                 self.options,
-                self._workers or self._stack.enter_context(Workers()),
-                self._keys,
+                workers,
+                self.keys,
                 self.results,
+                boards=Boards(self._board, device, workers, self.options) if self._board else None,
             )
         for jobs in _batches(list(dict.fromkeys(candidates))):
             self._session.run(jobs, deadline_s)
@@ -109,32 +122,6 @@ class Profiler:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stack.close()
-
-
-def profile_candidates(
-    candidates: Iterable[Candidate],
-    device: Device,
-    store: ProfileStore,
-    *,
-    residency: Residency = "dram",
-    observer: Observer | None = None,
-    options: TimingOptions | None = None,
-    workers: Workers | None = None,
-) -> Profile:
-    """Measures candidates on this machine; those in the store are not measured again. The arguments are `Profiler`'s.
-
-    Raises:
-        ProfileError: measuring cannot go on: no linker, a full disk, no memory.
-        StoreError: the store cannot be read or written.
-    """
-    wanted = tuple(dict.fromkeys(candidates))
-    with Profiler(device, store, residency=residency, observer=observer, options=options, workers=workers) as profiler:
-        profiler.look_up(wanted)
-        profiler.observer.started(len(wanted), len(profiler.results))
-        if missing := [candidate for candidate in wanted if candidate not in profiler.results]:
-            profiler.measure(missing)
-        profiler.observer.finished()
-        return Profile({candidate: profiler.results[candidate] for candidate in wanted}, profiler.measured)
 
 
 def _batches(candidates: Sequence[Candidate]) -> Iterator[list[Job]]:

@@ -7,8 +7,8 @@ import pickle
 import shutil
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from softneuro_tvm.errors import ProfileError
 from softneuro_tvm.graph import Workload
 from softneuro_tvm.machine import machine_lock
 from softneuro_tvm.measurement import Measurement, Status
+from softneuro_tvm.profiler.boards import SESSION_CANDIDATES, Boards
 from softneuro_tvm.profiler.files import input_file, reference_file
 from softneuro_tvm.profiler.keys import Key, Residency, weight_copies
 from softneuro_tvm.profiler.messages import Compiled, Measured, MeasureRequest, Outcome
@@ -32,6 +33,8 @@ _LIBRARY_CANDIDATES = 4
 """Candidates compiled by one task: enough to share its cost, few enough to keep all cores busy."""
 _KEPT_BYTES = 1 << 30
 """Sample data that are kept for later batches, roughly."""
+OF_VIEWS = Measurement("ok", (0.0,), 0.0, "a view: nothing runs")
+"""What is known of a `View` without measuring."""
 
 
 @dataclass(eq=False)
@@ -81,6 +84,7 @@ class Session:
         prepared: Changed: workloads whose sample data are kept, with their sizes in bytes, those used last at the end.
         count: Changed: candidates measured.
         speed: Changed: how fast the machine was.
+        boards: Measure instead of this machine.
     """
 
     device: Device
@@ -95,6 +99,7 @@ class Session:
     prepared: dict[Workload, int] = field(default_factory=dict)
     count: int = 0
     speed: MachineSpeed = field(default_factory=MachineSpeed)
+    boards: Boards | None = None
 
     def run(self, jobs: list[Job], deadline_s: float = math.inf) -> None:
         """Compiles and measures a batch.
@@ -114,9 +119,12 @@ class Session:
                 self._parallel([self._sentinel_task()], math.inf)
             self._parallel((self._prepare_task(job) for job in jobs if job.workload not in self.prepared), deadline_s)
             self._parallel((task for job in jobs for task in self._compile_tasks(job)), deadline_s)
-        with machine_lock():
-            for job in jobs:
-                self._measure_all(job, deadline_s)
+        if self.boards is not None:
+            self._measure_there(self.boards, jobs, deadline_s)
+        else:
+            with machine_lock():
+                for job in jobs:
+                    self._measure_all(job, deadline_s)
         for job in jobs:
             if job.workload in self.prepared:
                 self.prepared[job.workload] = self.prepared.pop(job.workload)
@@ -175,7 +183,7 @@ class Session:
                 raise ProfileError(f"the reference kernel cannot be compiled: {outcome.message}")
             return ()
 
-        return _Task("compile_sentinel", (self.device, str(self._sentinel)), handle)
+        return _Task("compile_sentinel", (self.device, str(self._sentinel), self.boards is not None), handle)
 
     def _prepare_task(self, job: Job) -> _Task:
         """Sample data and references of a workload."""
@@ -196,8 +204,9 @@ class Session:
         """Several candidates a task."""
         waiting = [candidate for candidate in job.candidates if candidate not in job.compiled]
         known = sum(candidate.workload == job.workload for candidate in self.libraries)
-        for start in range(0, len(waiting), _LIBRARY_CANDIDATES):
-            yield from self._compile_task(job, waiting[start : start + _LIBRARY_CANDIDATES], f"lib{known + start}")
+        step = _LIBRARY_CANDIDATES if self.boards is None else SESSION_CANDIDATES
+        for start in range(0, len(waiting), step):
+            yield from self._compile_task(job, waiting[start : start + step], f"lib{known + start}")
 
     def _compile_task(self, job: Job, group: Sequence[Candidate], name: str) -> Sequence[_Task]:
         """One task; if it takes its process down, its candidates are compiled again one at a time."""
@@ -222,7 +231,8 @@ class Session:
                     self._compiled(job, candidate, Measurement(status, message=f"compiling it {outcome.message}"))
             return ()
 
-        arguments = (list(pickled.values()), self.device, self._folder(job.workload), name)
+        elsewhere = self.boards is not None
+        arguments = (list(pickled.values()), self.device, self._folder(job.workload), name, None, elsewhere)
         return [_Task("compile_batch", arguments, handle)] if pickled else []
 
     def _compiled(self, job: Job, candidate: Candidate, found: Compiled | Measurement) -> None:
@@ -231,10 +241,7 @@ class Session:
 
     def _measure_all(self, job: Job, deadline_s: float) -> None:
         """Measures a workload's candidates close together, and stores each result at once."""
-        best_s: dict[Any, float] = {}
-        for candidate, known in self.results.items():
-            if candidate.workload == job.workload and known.ok:
-                _improve(best_s, candidate, known)
+        best_s = self._best_s(job.workload)
         for candidate in job.candidates:
             if candidate not in job.compiled or time.monotonic() > deadline_s:
                 continue
@@ -243,24 +250,52 @@ class Session:
                 found = self._measure(job, candidate, found, best_s.get(_ports(candidate), math.inf))
             if found.ok:
                 _improve(best_s, candidate, found)
-            found = self._remember(candidate, found)
-            self.results[candidate] = found
-            self.count += 1
-            self.observer.measured(candidate, found)
+            self._measured(candidate, found)
 
-    def _remember(self, candidate: Candidate, found: Measurement) -> Measurement:
+    def _measure_there(self, boards: Boards, jobs: Sequence[Job], deadline_s: float) -> None:
+        """Has candidates measured on boards, and stores each result at once."""
+        candidates, requests = [], []
+        for job in jobs:
+            best_s = self._best_s(job.workload)
+            for candidate, found in job.compiled.items():
+                if candidate not in job.candidates:
+                    continue
+                if isinstance(found, Compiled):
+                    candidates.append(candidate)
+                    requests.append(self._request(job, candidate, found, best_s.get(_ports(candidate), math.inf)))
+                elif time.monotonic() <= deadline_s:
+                    self._measured(candidate, found)
+        for result in boards.measure(requests, str(self._sentinel), deadline_s):
+            found = replace(result.measured.measurement, board=result.board)
+            self._measured(candidates[result.number], found, boards.fingerprints.get(result.board))
+
+    def _best_s(self, workload: Workload) -> dict[Any, float]:
+        """Seconds of the fastest known candidate of a workload, by the formats of its ports."""
+        best_s: dict[Any, float] = {}
+        for candidate, known in self.results.items():
+            if candidate.workload == workload and known.ok:
+                _improve(best_s, candidate, known)
+        return best_s
+
+    def _measured(self, candidate: Candidate, found: Measurement, fingerprint: Mapping[str, Any] | None = None) -> None:
+        found = self._remember(candidate, found, fingerprint)
+        self.results[candidate] = found
+        self.count += 1
+        self.observer.measured(candidate, found)
+
+    def _remember(self, candidate: Candidate, found: Measurement, fingerprint: Mapping[str, Any] | None) -> Measurement:
         """Stores a measurement with the samples that there were before, but for those of a slow machine."""
         before = self.results.get(candidate)
         if before is not None and before.slowdown > found.slowdown == 1.0:
-            self.store.put(self.keys[candidate], found)
+            self.store.put(self.keys[candidate], found, fingerprint)
             return found
-        return self.store.add_samples(self.keys[candidate], found)
+        return self.store.add_samples(self.keys[candidate], found, fingerprint)
 
-    def _measure(self, job: Job, candidate: Candidate, compiled: Compiled, best_s: float) -> Measurement:
+    def _request(self, job: Job, candidate: Candidate, compiled: Compiled, best_s: float) -> MeasureRequest:
         kind, folder, variant = layer_kind(job.workload.kind), self._folder(job.workload), candidate.variant
         rotated = compiled.weight_bytes if kind.shares_weights(job.workload) else 0
         outputs = tuple(zip(job.workload.outputs, variant.outputs, strict=True))
-        request = MeasureRequest(
+        return MeasureRequest(
             compiled=compiled,
             inputs=tuple(input_file(folder, position, port) for position, port in enumerate(variant.inputs)),
             outputs=outputs,
@@ -271,6 +306,9 @@ class Session:
             options=self.options,
             sentinel=Sentinel(str(self._sentinel), self.device, self.speed.usual_s, self._patience_s),
         )
+
+    def _measure(self, job: Job, candidate: Candidate, compiled: Compiled, best_s: float) -> Measurement:
+        request = self._request(job, candidate, compiled, best_s)
         number = self._submit("measure", (request,), self.options.timeout_s)
         outcome = self._outcome()
         while outcome.number != number:  # as in _parallel
@@ -298,5 +336,5 @@ def _improve(best_s: dict[Any, float], candidate: Candidate, found: Measurement)
 def _settled(compiled: Compiled) -> Compiled | Measurement:
     """The measurement, where none needs to be taken."""
     if compiled.form == "view":
-        return Measurement("ok", (0.0,), 0.0, "a view: nothing runs")
+        return OF_VIEWS
     return Measurement("error", message=compiled.message) if compiled.form == "failed" else compiled

@@ -17,7 +17,7 @@ from platformdirs import user_cache_dir
 
 from softneuro_tvm.errors import ProfileError
 from softneuro_tvm.measurement import Measurement
-from softneuro_tvm.profiler.keys import Key
+from softneuro_tvm.profiler.keys import KEY_FIELDS, Key
 from softneuro_tvm.profiler.rows import Row, Samples, joined, measured, merged, now, parse, write
 from softneuro_tvm.profiler.salvage import Salvage
 from softneuro_tvm.profiler.schema import ENVIRONMENT_VARIABLE, transaction
@@ -37,12 +37,29 @@ _SELECT = """
 SELECT m.result, m.crc, m.created, m.attempts, d.fingerprint
 FROM measurement AS m LEFT JOIN device AS d ON d.id = m.device WHERE m.digest = ?
 """
+_NEAR = f"""
+WITH near AS (
+    SELECT id, row_number() OVER (PARTITION BY routine ORDER BY threads <> ?, digest) AS place FROM measurement
+    WHERE part = ? AND target = ? AND routine IN (SELECT value FROM json_each(?))
+    AND digest NOT IN (SELECT value FROM json_each(?))
+)
+SELECT digest, result, crc, {", ".join(KEY_FIELDS)} FROM near JOIN measurement USING (id) WHERE place <= ?
+ORDER BY digest
+"""
 
 
 def default_path() -> Path:
     """Where the store lies unless a caller says otherwise: `SOFTNEURO_TVM_STORE` or the user's cache folder."""
     named = os.environ.get(ENVIRONMENT_VARIABLE)
     return Path(named) if named else Path(user_cache_dir("softneuro_tvm")) / "profile.sqlite"
+
+
+def _is_of(digest: str, key: Key) -> bool:
+    """False for a key that was damaged on disk."""
+    try:
+        return key.digest == digest
+    except TypeError:  # a column became bytes
+        return False
 
 
 class ProfileStore:
@@ -105,15 +122,22 @@ class ProfileStore:
                 found[by_digest[digest]] = measurement
         return found
 
-    def put(self, key: Key, measurement: Measurement) -> None:
+    def put(self, key: Key, measurement: Measurement, fingerprint: Mapping[str, Any] | None = None) -> None:
         """Writes one measurement, in a transaction of its own; replaces an earlier one of the same key.
+
+        Args:
+            key: What was measured.
+            measurement: The result.
+            fingerprint: Of the machine that measured it; the store's by default.
 
         Raises:
             StoreError: the file cannot be written.
         """
-        self._put(key, measurement, lambda earlier, later: later)
+        self._put(measured(key, measurement, self.session, fingerprint or self.fingerprint), lambda old, new: new)
 
-    def add_samples(self, key: Key, measurement: Measurement) -> Measurement:
+    def add_samples(
+        self, key: Key, measurement: Measurement, fingerprint: Mapping[str, Any] | None = None
+    ) -> Measurement:
         """Writes a further measurement of a key: the samples of all sessions are kept if the known and this one are ok.
 
         Nothing is lost if several processes add to one key at once.
@@ -121,6 +145,7 @@ class ProfileStore:
         Args:
             key: What was measured.
             measurement: What was measured now, without earlier samples.
+            fingerprint: Of the machine that measured it; the store's by default.
 
         Returns:
             The measurement as it is stored now.
@@ -128,17 +153,17 @@ class ProfileStore:
         Raises:
             StoreError: the file cannot be written.
         """
+        row = measured(key, measurement, self.session, fingerprint or self.fingerprint)
         return self._put(
-            key, measurement, lambda old, new: joined(old, new) if old.measurement.ok and new.measurement.ok else new
+            row, lambda old, new: joined(old, new) if old.measurement.ok and new.measurement.ok else new
         ).measurement
 
-    def _put(self, key: Key, measurement: Measurement, combine: Callable[[Row, Row], Row]) -> Row:
+    def _put(self, row: Row, combine: Callable[[Row, Row], Row]) -> Row:
         """Writes a record that may depend on the one it replaces, and counts the attempts."""
-        row = measured(key, measurement, self.session, self.fingerprint)
 
         def work(connection: sqlite3.Connection) -> Row:
             with transaction(connection):
-                earlier = self._row(connection, key)
+                earlier = self._row(connection, row.key)
                 final = row if earlier is None else combine(earlier, row).attempted(earlier.attempts + 1)
                 write(connection, final)
             return final
@@ -207,24 +232,37 @@ class ProfileStore:
         for row in self.rows():
             yield row.key, row.measurement
 
-    def records_near(
-        self, *, kind: str | None = None, part: str | None = None, threads: int | None = None
-    ) -> Iterator[Row]:
-        """Records of layers, from which something can be learnt, also outdated ones (`Row.current` tells).
+    def records_near(self, keys: Iterable[Key], each: int) -> list[tuple[Key, Measurement]]:
+        """Records from which something can be learnt about others: of the same routines on the same processor.
+
+        Their workloads, numbers of threads, sources and versions of TVM may differ.
 
         Args:
-            kind: Only of this layer kind.
-            part: Only of this processor.
-            threads: Only for so many threads.
+            keys: What should be learnt about; their own records are left out.
+            each: Records of one routine, at most: those of the same number of threads first, in an order that is
+                repeatable and has nothing to do with what they are about.
 
         Raises:
             StoreError: the file cannot be read.
         """
-        for row in self.rows():
-            if part not in (None, row.key.part) or threads not in (None, row.key.threads):
-                continue
-            if kind in (None, row.key.kind) and row.key.kind:
-                yield row
+        wanted = list(keys)
+        if not wanted:
+            return []
+        values = (
+            wanted[0].threads,
+            wanted[0].part,
+            wanted[0].target,
+            json.dumps(list(dict.fromkeys(key.routine for key in wanted))),
+            json.dumps([key.digest for key in wanted]),
+            each,
+        )
+        found = []
+        for row in self.file.run("read", lambda connection: connection.execute(_NEAR, values).fetchall()):
+            digest, result, crc, *fields = row
+            key, measurement = Key(*fields), self._measurement(digest, result, crc)
+            if measurement is not None and _is_of(digest, key):
+                found.append((key, measurement))
+        return found
 
     def delete(self, keys: Iterable[Key]) -> int:
         """Removes records, all or none, and gives the space back; returns how many there were.

@@ -1,4 +1,4 @@
-"""What the fork server's children do: prepare a workload's data, compile candidates, measure one candidate."""
+"""What the fork server's children do: prepare a workload's data, compile candidates, measure them here or there."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tvm import tirx
 from softneuro_tvm import codegen
 from softneuro_tvm.device import Device
 from softneuro_tvm.errors import RoutineError
-from softneuro_tvm.formats import OPEN, Format, pack, physical_shape
+from softneuro_tvm.formats import OPEN, Format, TensorType, pack, physical_shape
 from softneuro_tvm.graph import Workload
 from softneuro_tvm.kernel_objects import object_file, with_symbol
 from softneuro_tvm.kernel_objects import symbol as symbol_of
@@ -22,12 +22,25 @@ from softneuro_tvm.linking import linker
 from softneuro_tvm.object_cache import ObjectCache
 from softneuro_tvm.profiler.files import input_file, reference_file, weight_file
 from softneuro_tvm.profiler.measuring import measure
+from softneuro_tvm.profiler.measuring_there import measure_on_board
 from softneuro_tvm.profiler.messages import Compiled
 from softneuro_tvm.profiler.sentinel import SENTINEL_STEPS, multiply_adds
 from softneuro_tvm.registry import layer_kind
+from softneuro_tvm.remote.driver import byte_functions, rotation, rotation_symbol
+from softneuro_tvm.remote.networks import run_networks
+from softneuro_tvm.remote.probing import examine, probe
 from softneuro_tvm.routine import Candidate, View
 
-__all__ = ["compile_batch", "compile_sentinel", "measure", "prepare"]
+__all__ = [
+    "compile_batch",
+    "compile_sentinel",
+    "examine",
+    "measure",
+    "measure_on_board",
+    "prepare",
+    "probe",
+    "run_networks",
+]
 
 _GARBAGE = 37.0
 """What the padding lanes of blocked inputs hold: a kernel that lets them through is found out."""
@@ -88,7 +101,12 @@ def _save_weights(arrays: Sequence[np.ndarray], folder: Path) -> tuple[str, ...]
 
 
 def compile_batch(
-    pickled: Sequence[bytes], device: Device, folder: str, name: str, objects: str | None = None
+    pickled: Sequence[bytes],
+    device: Device,
+    folder: str,
+    name: str,
+    objects: str | None = None,
+    elsewhere: bool = False,
 ) -> list[Compiled]:
     """Generates candidates of one workload, compiles those that the object cache lacks, and links them into libraries.
 
@@ -98,6 +116,7 @@ def compile_batch(
         folder: Where the workload was prepared.
         name: Unique name for the library that holds all kernels.
         objects: Folder of the object cache, see `ObjectCache`.
+        elsewhere: Whether the kernels are measured on a board: then the libraries hold `rotation` functions, too.
 
     Returns:
         One result for each candidate.
@@ -106,7 +125,7 @@ def compile_batch(
         BuildError: there is no linker.
         OSError: the folder cannot be written.
     """
-    link = linker()
+    link = linker(device.machine)
     cache, shared = ObjectCache(objects), Path(folder) / f"{name}.so"
     results: list[Compiled] = []
     files: dict[str, str] = {}
@@ -124,7 +143,11 @@ def compile_batch(
                 _check_arguments(candidate, emitted, packed)
                 kernel = with_symbol(emitted, candidate.routine.name)
                 symbol = symbol_of(kernel)
-                files[symbol] = _write_object(object_file(kernel, device.target, cache), Path(folder) / f"{symbol}.o")
+                functions = {symbol: kernel}
+                if elsewhere and packed:
+                    functions[rotation_symbol(symbol)] = _rotation(candidate, symbol, packed)
+                for own, function in functions.items():
+                    files[own] = _write_object(object_file(function, device.target, cache), Path(folder) / f"{own}.o")
                 results.append(Compiled("kernel", str(shared), symbol, *common))
             else:
                 library = Path(folder) / f"{name}-{index}.so"
@@ -139,6 +162,19 @@ def compile_batch(
         link(str(partial), list(files.values()))
         partial.replace(shared)
     return results
+
+
+def _rotation(candidate: Candidate, kernel: str, packed: Sequence[np.ndarray]) -> tirx.PrimFunc:
+    """The function that calls a kernel with the next copy of its weights."""
+    workload, variant = candidate.workload, candidate.variant
+
+    def physical(tensors: Sequence[TensorType], ports: Sequence[Format]) -> list[TensorType]:
+        pairs = zip(tensors, ports, strict=True)
+        return [TensorType(physical_shape(tensor.shape, port.layout), port.dtype) for tensor, port in pairs]
+
+    weights = [TensorType(array.shape, str(array.dtype)) for array in packed]
+    inputs, outputs = physical(workload.inputs, variant.inputs), physical(workload.outputs, variant.outputs)
+    return rotation(kernel, inputs, weights, outputs)
 
 
 def _write_object(data: bytes, path: Path) -> str:
@@ -168,12 +204,21 @@ def _check_arguments(candidate: Candidate, kernel: tirx.PrimFunc, packed: Sequen
         )
 
 
-def compile_sentinel(device: Device, path: str) -> None:
+def compile_sentinel(device: Device, path: str, elsewhere: bool = False) -> None:
     """Compiles the reference kernel into a library.
+
+    Args:
+        device: What is compiled for.
+        path: The library to write.
+        elsewhere: Whether it is for a board: then the library holds `byte_functions`, too.
 
     Raises:
         BuildError: there is no linker.
         OSError: the library cannot be written.
     """
-    kernel = codegen.rename(multiply_adds(device, SENTINEL_STEPS), "sentinel")
-    linker()(path, [_write_object(codegen.compile_object(kernel, device.target), Path(f"{path}.o"))])
+    functions = [codegen.rename(multiply_adds(device, SENTINEL_STEPS), "sentinel")]
+    functions += byte_functions() if elsewhere else []
+    files = []
+    for index, function in enumerate(functions):
+        files.append(_write_object(codegen.compile_object(function, device.target), Path(f"{path}.{index}.o")))
+    linker(device.machine)(path, files)

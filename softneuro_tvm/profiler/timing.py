@@ -102,3 +102,35 @@ def time_calls(
         total_s += elapsed_s
         samples.append(max(1e-9, elapsed_s / number - overhead_s))
     return tuple(samples)
+
+
+_BLOCK = 5
+"""Samples that are taken elsewhere at once: asking for each of them would take longer than a short one."""
+
+
+def time_blocks(
+    evaluate: Callable[[int, int], Sequence[float]], best_s: float, options: TimingOptions
+) -> tuple[float, ...]:
+    """Times a kernel that runs elsewhere, as `time_calls` does one that runs here.
+
+    Args:
+        evaluate: Seconds of a call in each of so many samples (second argument) that each average so many calls (first
+            argument).
+        best_s: Median of the best candidate so far; infinite if there is none.
+        options: When to stop.
+
+    Returns:
+        Seconds of one call in each sample.
+    """
+    estimate_s = max(1e-9, evaluate(1, 1)[0])
+    if estimate_s < options.max_total_s:
+        estimate_s = max(1e-9, min(evaluate(1, 2)))
+    number = min(10_000, max(1, math.ceil(options.min_sample_s / estimate_s)))
+    block = 1 if estimate_s > options.max_total_s / _BLOCK else _BLOCK
+    samples: list[float] = []
+    total_s = 0.0
+    while not _enough(samples, number, total_s, best_s, options):
+        taken = [max(1e-9, seconds) for seconds in evaluate(number, block)]
+        samples += taken
+        total_s += number * sum(taken)
+    return tuple(samples)

@@ -14,12 +14,14 @@ import os
 import pickle
 import shutil
 import signal
+import struct
 import sys
 import tempfile
 import time
+from collections.abc import Generator
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
-from typing import IO
+from typing import IO, Any
 
 from softneuro_tvm.lean_import import import_tvm
 
@@ -27,11 +29,12 @@ import_tvm()
 
 from softneuro_tvm.errors import BuildError  # noqa: E402
 from softneuro_tvm.profiler import tasks  # noqa: E402
-from softneuro_tvm.profiler.messages import Outcome, Task  # noqa: E402
+from softneuro_tvm.profiler.messages import Limit, Outcome, Task  # noqa: E402
 from softneuro_tvm.registry import layer_kinds, routines  # noqa: E402
 
 _LOG_TAIL = 800
 _PR_SET_PDEATHSIG = 1
+_LENGTH = struct.Struct("<Q")
 
 
 @dataclass(eq=False)
@@ -40,8 +43,10 @@ class _Child:
     pid: int
     pipe: int
     log: IO[bytes]
+    limit_s: float
     deadline: float
-    chunks: list[bytes] = field(default_factory=list)
+    received: bytearray = field(default_factory=bytearray)
+    result: tuple[str, Any] | None = None
     overdue: bool = False
 
 
@@ -56,17 +61,31 @@ def _run(task: Task, pipe: int, log: IO[bytes], server: int) -> None:
         signal.setitimer(signal.ITIMER_REAL, task.timeout_s)  # the default action of SIGALRM ends the process
         for stream in (1, 2):
             os.dup2(log.fileno(), stream)
-        try:
-            name, arguments = pickle.loads(task.call)
-            result = pickle.dumps(("ok", getattr(tasks, name)(*arguments)))
-        except Exception as error:  # the parent decides what an exception means for this task
-            kind = "environment" if isinstance(error, OSError | MemoryError | BuildError) else "error"
-            result = pickle.dumps((kind, f"{type(error).__name__}: {error}"))
         with open(pipe, "wb") as stream_out:
-            stream_out.write(result)
+            try:
+                name, arguments = pickle.loads(task.call)
+                result = getattr(tasks, name)(*arguments)
+                if isinstance(result, Generator):
+                    limit_s = task.timeout_s
+                    for part in result:
+                        _write(stream_out, ("part", part))
+                        limit_s = part.seconds if isinstance(part, Limit) else limit_s
+                        signal.setitimer(signal.ITIMER_REAL, limit_s)
+                    result = None
+                _write(stream_out, ("ok", result))
+            except Exception as error:  # the parent decides what an exception means for this task
+                kind = "environment" if isinstance(error, OSError | MemoryError | BuildError) else "error"
+                _write(stream_out, (kind, f"{type(error).__name__}: {error}"))
         status = 0
     finally:
         os._exit(status)
+
+
+def _write(stream: IO[bytes], result: tuple[str, Any]) -> None:
+    """Sends a result, partial or whole, after its length."""
+    data = pickle.dumps(result)
+    stream.write(_LENGTH.pack(len(data)) + data)
+    stream.flush()
 
 
 class _Server:
@@ -104,8 +123,7 @@ class _Server:
                 os.close(other)
             _run(task, write_end, log, server)
         os.close(write_end)
-        # a child that blocks SIGALRM is killed a little later
-        self._children[read_end] = _Child(task, pid, read_end, log, time.monotonic() + task.timeout_s + 2)
+        self._children[read_end] = _Child(task, pid, read_end, log, task.timeout_s, _deadline_s(task.timeout_s))
 
     def _kill_overdue(self) -> None:
         for child in self._children.values():
@@ -116,7 +134,8 @@ class _Server:
     def _read(self, child: _Child) -> None:
         chunk = os.read(child.pipe, 1 << 20)
         if chunk:
-            child.chunks.append(chunk)
+            child.received += chunk
+            self._take(child)
             return
         os.close(child.pipe)
         del self._children[child.pipe]
@@ -126,17 +145,40 @@ class _Server:
         child.log.close()
         self._connection.send(_outcome(child, status, said))
 
+    def _take(self, child: _Child) -> None:
+        """Takes the results that have arrived as a whole; passes partial ones on."""
+        while len(child.received) >= _LENGTH.size:
+            end = _LENGTH.size + _LENGTH.unpack_from(child.received)[0]
+            if len(child.received) < end:
+                return
+            child.result = pickle.loads(child.received[_LENGTH.size : end])
+            del child.received[:end]
+            kind, value = child.result
+            if kind == "part":
+                if isinstance(value, Limit):
+                    child.limit_s = value.seconds
+                else:
+                    self._connection.send(Outcome(child.task.number, "part", pickle.dumps(value)))
+                child.result, child.deadline = None, _deadline_s(child.limit_s)
+
+
+def _deadline_s(limit_s: float) -> float:
+    """When a child is killed; one that blocks SIGALRM is killed a little later."""
+    return time.monotonic() + limit_s + 2
+
 
 def _outcome(child: _Child, status: int, said: str) -> Outcome:
     number, tail = child.task.number, f"; it wrote: {said}" if said else ""
     if child.overdue or (os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGALRM):
-        return Outcome(number, "timeout", None, f"did not finish within {child.task.timeout_s:g} s{tail}")
+        return Outcome(number, "timeout", None, f"did not finish within {child.limit_s:g} s{tail}")
     if os.WIFSIGNALED(status):
         return Outcome(number, "crash", None, f"was ended by {signal.Signals(os.WTERMSIG(status)).name}{tail}")
-    if os.WEXITSTATUS(status) or not child.chunks:
+    if os.WEXITSTATUS(status) or child.result is None:
         return Outcome(number, "crash", None, f"ended with exit status {os.WEXITSTATUS(status)}{tail}")
-    kind, value = pickle.loads(b"".join(child.chunks))
-    return Outcome(number, kind, pickle.dumps(value)) if kind == "ok" else Outcome(number, kind, None, f"{value}{tail}")
+    kind, value = child.result
+    if kind == "ok":
+        return Outcome(number, "ok", pickle.dumps(value))
+    return Outcome(number, "environment" if kind == "environment" else "error", None, f"{value}{tail}")
 
 
 def main() -> None:
