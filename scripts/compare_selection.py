@@ -20,7 +20,6 @@ import softneuro_tvm as sn
 from softneuro_tvm import zoo
 from softneuro_tvm.candidates import enumerate_candidates
 from softneuro_tvm.errors import SoftNeuroError
-from softneuro_tvm.measurement import Profile
 from softneuro_tvm.profiler import residency_of
 from softneuro_tvm.profiler.keys import measurement_key
 from softneuro_tvm.profiler.store import ProfileStore
@@ -42,7 +41,7 @@ def compare(model: str, threads: int, store: ProfileStore) -> dict[str, Any]:
     residency = residency_of(graph.weight_bytes, device)
     keys = {candidate: measurement_key(candidate, device, residency) for candidate in candidates.all()}
     known = store.get_many(keys.values())
-    profile = Profile({candidate: known[key] for candidate, key in keys.items() if key in known})
+    profile = {candidate: known[key] for candidate, key in keys.items() if key in known}
     start = time.perf_counter()
     network = MeasuredNetwork(graph, candidates, profile, device)
     choice = choose(network, Limits())

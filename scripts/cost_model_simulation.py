@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from softneuro_tvm.candidates import enumerate_candidates
@@ -13,7 +14,7 @@ from softneuro_tvm.cost_model.records import Record
 from softneuro_tvm.device import Device
 from softneuro_tvm.errors import SelectionError
 from softneuro_tvm.graph import Graph
-from softneuro_tvm.profiler import residency_of
+from softneuro_tvm.profiler import candidate_text, residency_of
 from softneuro_tvm.registry import layer_kind
 from softneuro_tvm.routine import Candidate
 from softneuro_tvm.selection.solver import solve
@@ -41,6 +42,25 @@ def truth_of(records: Iterable[Record]) -> Truth:
     return {(r.candidate, r.threads, r.residency): r.median_s for r in records}
 
 
+def near_records(records: Iterable[Record], graph: Graph, device: Device, each: int) -> list[Record]:
+    """So many records of each routine that are of other networks, in an order that says nothing of them.
+
+    Args:
+        records: All that there are.
+        graph: The network whose workloads are left out.
+        device: With the number of threads; records of others are left out.
+        each: Records of one routine, at most.
+    """
+    own = set(enumerate_candidates(graph, device).by_workload)
+    found: dict[str, list[Record]] = {}
+    others = [r for r in records if r.threads == device.threads and r.candidate.workload not in own]
+    for record in sorted(others, key=lambda r: hashlib.sha256(candidate_text(r.candidate).encode()).digest()):
+        kept = found.setdefault(record.candidate.routine.name, [])
+        if len(kept) < each:
+            kept.append(record)
+    return [record for kept in found.values() for record in kept]
+
+
 def simulate(
     graph: Graph,
     pretrained: Pretrained,
@@ -48,6 +68,7 @@ def simulate(
     truth: Truth,
     settings: Sequence[Setting],
     slower: float = 1.0,
+    near: Sequence[Record] = (),
 ) -> list[dict[str, Any]]:
     """Tunes a network at each setting; nothing if records of some candidates lack.
 
@@ -58,6 +79,7 @@ def simulate(
         truth: What measuring yields.
         settings: How to tune.
         slower: Factor of all times.
+        near: Records of other networks, which correct the model before anything is measured.
     """
     candidates = enumerate_candidates(graph, device)
     residency = residency_of(graph.weight_bytes, device)
@@ -74,6 +96,7 @@ def simulate(
     found = []
     for setting in settings:
         model = CostModel(pretrained, device, residency)
+        model.seed(replace(record, median_s=slower * record.median_s) for record in near)
         best_s, measured, rounds = _tune(network, model, timed, setting)
         found.append(
             {

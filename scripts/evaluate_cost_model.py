@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 from cost_model_data import THREADS, add_options, read_data, zoo_graphs, zoo_workloads
-from cost_model_simulation import Setting, simulate, truth_of
+from cost_model_simulation import Setting, near_records, simulate, truth_of
 from rich.console import Console
 from rich.table import Table
 from scipy.stats import spearmanr
@@ -123,6 +123,7 @@ def main() -> None:
     parser.add_argument("--levels", default="0.02,0.05,0.1,0.2,0.3,0.5", help="levels of the lower bound (%(default)s)")
     parser.add_argument("--gaps", default="0,0.005", help="shares that are not pursued (%(default)s)")
     parser.add_argument("--foreign", action="store_true", help="as if the device were unknown, and 1.7 times as slow")
+    parser.add_argument("--near", type=int, default=0, help="records of each routine, of other networks, shown first")
     parser.add_argument("--networks", help="networks to report, all that the stores cover by default")
     parser.add_argument("--json", type=Path, help="file to write results to")
     options = parser.parse_args()
@@ -155,7 +156,8 @@ def main() -> None:
             for threads in THREADS:
                 asked = devices[0].with_threads(threads)
                 slower = 1.7 if options.foreign else 1.0
-                content += simulate(graphs[name], model, asked, truth, settings, slower)
+                near = near_records(records, graphs[name], asked, options.near) if options.near else []
+                content += simulate(graphs[name], model, asked, truth, settings, slower, near)
         if not content:
             parser.error("the stores cover no network; tune some with --exhaustive first")
         show_simulation(content)

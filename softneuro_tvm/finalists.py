@@ -11,7 +11,7 @@ import json
 import math
 import os
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 
 import numpy as np
@@ -32,6 +32,9 @@ from softneuro_tvm.selection import select
 from softneuro_tvm.selection.solver import solve
 from softneuro_tvm.tuner import Network
 
+TimeNetworks = Callable[[Sequence[Module], Mapping[str, np.ndarray]], list[tuple[float, ...]]]
+"""Times networks with the same inputs in turns: seconds of single runs, for each."""
+
 FINALISTS = 3
 """Plans that are timed as a whole, at most."""
 _CLOSE = 0.05
@@ -49,6 +52,7 @@ def play_finals(
     device: Device,
     plan: Plan,
     store: ProfileStore,
+    time_networks: TimeNetworks | None = None,
     *,
     locked: bool = False,
 ) -> Plan:
@@ -60,32 +64,66 @@ def play_finals(
         device: This machine.
         plan: The best one by prediction.
         store: Knows earlier finals, and receives these.
+        time_networks: Times networks; `time_interleaved` by default.
         locked: Times nothing.
     """
     plans = [plan, *rivals(network, results, device, plan)]
-    keys = [network_key(network.graph.digest, identity(each), device) for each in plans]
-    known = store.get_many(keys)
-    if len(plans) == 1 or (locked and len(known) < len(plans)) or not _fit_in_memory(network.graph, len(plans)):
+    if len(plans) == 1:
         return plan
+    timed = time_plans(network.graph, plans, device, store, time_networks, locked=locked)
+    return winner(timed) if timed else plan
+
+
+def time_plans(
+    graph: Graph,
+    plans: Sequence[Plan],
+    device: Device,
+    store: ProfileStore,
+    time_networks: TimeNetworks | None = None,
+    *,
+    locked: bool = False,
+) -> list[Plan]:
+    """Plans with the times of their whole networks, taken in turns; none if they cannot be timed.
+
+    Args:
+        graph: The network.
+        plans: They may be for different numbers of threads.
+        device: This machine, with any number of threads.
+        store: Knows earlier times of the same plans in turns with one another, and receives these.
+        time_networks: Times networks; `time_interleaved` by default.
+        locked: Times nothing.
+    """
+    match = _digest(sorted(map(identity, plans)))
+    devices = [device.with_threads(int(plan.device["threads"])) for plan in plans]
+    pairs = list(zip(plans, devices, strict=True))
+    keys = [network_key(graph.digest, f"{identity(plan)} in {match}", each) for plan, each in pairs]
+    known = store.get_many(keys)
     if len(known) < len(plans):
-        modules = [build(network.graph, each, device) for each in plans]
-        for key, samples_s in zip(keys, time_interleaved(modules, sample_inputs(network.graph)), strict=True):
+        if locked or not _fit_in_memory(graph, len(plans)):
+            return []
+        modules = [build(graph, plan, each) for plan, each in pairs]
+        taken = (time_networks or time_interleaved)(modules, sample_inputs(graph))
+        for key, samples_s in zip(keys, taken, strict=True):
             known[key] = Measurement("ok", samples_s, 0.0)
             store.put(key, known[key])
-    timed = [replace(each, samples_s=known[key].samples_s) for each, key in zip(plans, keys, strict=True)]
-    return winner(timed)
+    return [replace(plan, samples_s=known[key].samples_s) for plan, key in zip(plans, keys, strict=True)]
 
 
-def winner(plans: Sequence[Plan]) -> Plan:
-    """The fastest of timed plans: the first one unless another is clearly faster, in quick runs as in slow ones."""
+def winner(plans: Sequence[Plan], clear: float = _CLEAR) -> Plan:
+    """The fastest of timed plans: one is preferred to those before it if it is clearly faster, whatever else runs.
+
+    Args:
+        plans: With samples.
+        clear: By which share another one must be faster.
+    """
 
     def beats(one: Plan, other: Plan) -> bool:
         pairs = zip(*(statistics.quantiles(plan.samples_s, n=4) for plan in (one, other)), strict=True)
-        return all(ours < theirs * (1 - _CLEAR) for ours, theirs in pairs)
+        return all(ours < theirs * (1 - clear) for ours, theirs in pairs)
 
     best = plans[0]
     for plan in plans[1:]:
-        if beats(plan, plans[0]) and statistics.median(plan.samples_s) < statistics.median(best.samples_s):
+        if beats(plan, best):
             best = plan
     return best
 
@@ -102,33 +140,33 @@ def rivals(network: Network, results: Mapping[Candidate, Measurement], device: D
     Returns:
         The closest ones first.
     """
-    found: dict[str, Plan] = {}
-    for family in dict.fromkeys(choice.routine for choice in plan.layers):
-        other = _without(family, network, results, device, plan.predicted_s * (1 + _CLOSE))
-        if other is not None:
-            found.setdefault(identity(other), other)
-    found.pop(identity(plan), None)
-    return sorted(found.values(), key=lambda rival: rival.predicted_s)[: FINALISTS - 1]
+    families = dict.fromkeys(choice.routine for choice in plan.layers)
+    seconds = {family: _seconds_without(family, network, results) for family in families}
+    close = [family for family in families if seconds[family] <= plan.predicted_s * (1 + _CLOSE)]
+    found = {identity(plan): plan}
+    for family in sorted(close, key=seconds.__getitem__):
+        if len(found) < FINALISTS:
+
+            def others(name: str, candidate: Candidate, family: str = family) -> bool:
+                allowed = network.allowed is None or network.allowed(name, candidate)
+                return allowed and candidate.routine.name != family
+
+            rival = select(network.graph, network.candidates, results, device, allowed=others)
+            found.setdefault(identity(rival), rival)
+    return list(found.values())[1:]
 
 
-def _without(
-    family: str, network: Network, results: Mapping[Candidate, Measurement], device: Device, limit_s: float
-) -> Plan | None:
-    """The best plan without a family of routines; None if it takes longer than so many seconds, or there is none."""
+def _seconds_without(family: str, network: Network, results: Mapping[Candidate, Measurement]) -> float:
+    """Predicted time of the best plan without a family of routines; infinite if there is none."""
 
     def price(candidate: Candidate) -> float:
         found = results.get(candidate)
         return math.inf if found is None or candidate.routine.name == family else found.median_s
 
-    def others(name: str, candidate: Candidate) -> bool:
-        return candidate.routine.name != family and (network.allowed is None or network.allowed(name, candidate))
-
     try:
-        if solve(network.problem(price).pairwise).cost > limit_s:
-            return None
-        return select(network.graph, network.candidates, results, device, allowed=others)
+        return solve(network.problem(price).pairwise).cost
     except SelectionError:
-        return None  # some layer needs this family
+        return math.inf  # some layer needs this family
 
 
 def _fit_in_memory(graph: Graph, count: int) -> bool:
@@ -140,7 +178,12 @@ def identity(plan: Plan) -> str:
     """Text that plans have in common if and only if they choose the same."""
     choices = [(c.layer, c.routine, asdict(c.variant)) for c in plan.layers]
     adapters = [(a.tensor, asdict(a.target), a.routine, asdict(a.variant)) for a in plan.adapters]
-    return hashlib.sha256(json.dumps([choices, adapters], sort_keys=True).encode()).hexdigest()[:32]
+    return _digest([choices, adapters, plan.device["threads"]])
+
+
+def _digest(values: object) -> str:
+    """Stands for values for `json`."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def time_interleaved(modules: Sequence[Module], inputs: Mapping[str, np.ndarray]) -> list[tuple[float, ...]]:

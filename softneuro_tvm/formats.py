@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -52,10 +52,6 @@ class Format:
     layout: str
     dtype: str = "float32"
     device: str = "cpu"
-
-    def with_layout(self, layout: str) -> Format:
-        """The same format in another layout."""
-        return replace(self, layout=layout)
 
     def __str__(self) -> str:
         return ":".join((self.device, self.dtype, self.layout or "scalar"))

@@ -1,15 +1,14 @@
-"""What measuring a candidate yields, and the table of all measurements that selection reads. Needs no TVM."""
+"""What measuring a candidate yields. Needs no TVM."""
 
 from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from softneuro_tvm.errors import ProfileError
-from softneuro_tvm.routine import Candidate
 
 Status = Literal["ok", "wrong", "error", "crash", "timeout"]
 """``wrong``: disagrees with the reference; ``error``: cannot be generated, compiled or called; ``crash``: killed."""
@@ -43,6 +42,7 @@ class Measurement:
         sessions: How many of the samples each process took that measured this candidate; all were taken by one if
             empty.
         slowdown: How much slower than usual the machine was, by a reference kernel; 1 if it was not.
+        board: Where it was measured last; empty if here.
     """
 
     status: Status
@@ -51,6 +51,7 @@ class Measurement:
     message: str = ""
     sessions: tuple[int, ...] = ()
     slowdown: float = 1.0
+    board: str = ""
 
     @property
     def ok(self) -> bool:
@@ -97,6 +98,8 @@ class Measurement:
             values["sessions"] = list(self.sessions)
         if self.slowdown != 1.0:
             values["slowdown"] = self.slowdown
+        if self.board:
+            values["board"] = self.board
         return values
 
     @staticmethod
@@ -111,36 +114,10 @@ class Measurement:
             samples = tuple(map(float, data["samples_s"]))
             sessions = tuple(map(int, data.get("sessions", ())))
             slowdown = float(data.get("slowdown", 1.0))
-            found = Measurement(data["status"], samples, error, str(data["message"]), sessions, slowdown)
+            board = str(data.get("board", ""))
+            found = Measurement(data["status"], samples, error, str(data["message"]), sessions, slowdown, board)
         except (KeyError, TypeError, ValueError) as cause:
             raise ProfileError(f"this is not a measurement: {data!r:.200} ({cause!r}); measure again") from cause
         if found.status not in get_args(Status):
             raise ProfileError(f"a measurement has the unknown status {found.status!r}; measure again")
         return found
-
-
-@dataclass(frozen=True, eq=False)
-class Profile(Mapping[Candidate, Measurement]):
-    """The measurement of every candidate that was asked for.
-
-    Args:
-        measurements: One for each candidate.
-        measured: How many were measured now; the others were known.
-    """
-
-    measurements: Mapping[Candidate, Measurement]
-    measured: int = 0
-
-    def __getitem__(self, candidate: Candidate) -> Measurement:
-        return self.measurements[candidate]
-
-    def __iter__(self) -> Iterator[Candidate]:
-        return iter(self.measurements)
-
-    def __len__(self) -> int:
-        return len(self.measurements)
-
-    @property
-    def failures(self) -> dict[Candidate, Measurement]:
-        """The candidates that cannot be selected, with what went wrong."""
-        return {candidate: found for candidate, found in self.measurements.items() if not found.ok}

@@ -128,13 +128,21 @@ def _sources(name: str) -> list[str]:
         current = waiting.pop()
         if current in found:
             continue
-        found[current] = inspect.getsource(importlib.import_module(current))
-        parent = current.rpartition(".")[0]
-        for node in ast.walk(ast.parse(found[current])):
-            if isinstance(node, ast.ImportFrom) and node.level:
-                if node.module:
-                    waiting.append(importlib.util.resolve_name("." * node.level + node.module, parent))
-                else:
-                    base = importlib.util.resolve_name("." * node.level, parent)
-                    waiting += [f"{base}.{item.name}" for item in node.names]
+        found[current], imported = _source(current)
+        waiting += imported
     return [found[module] for module in sorted(found)]
+
+
+@lru_cache(maxsize=256)
+def _source(name: str) -> tuple[str, tuple[str, ...]]:
+    """Source of a module, and the modules that it imports relatively."""
+    source, parent = inspect.getsource(importlib.import_module(name)), name.rpartition(".")[0]
+    imported: list[str] = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            if node.module:
+                imported.append(importlib.util.resolve_name("." * node.level + node.module, parent))
+            else:
+                base = importlib.util.resolve_name("." * node.level, parent)
+                imported += [f"{base}.{item.name}" for item in node.names]
+    return source, tuple(imported)

@@ -10,6 +10,7 @@ import numpy as np
 
 from softneuro_tvm.cost_model.calibration import Calibration
 from softneuro_tvm.cost_model.features import candidate_features, workload_facts
+from softneuro_tvm.cost_model.records import Record
 from softneuro_tvm.cost_model.residuals import ErrorModel, Likeness, Posterior, Vector
 from softneuro_tvm.cost_model.roofline import CALL_S
 from softneuro_tvm.cost_model.trees import Trees
@@ -29,6 +30,8 @@ _MOST_KNOWN = 1000
 """Measurements that are conditioned on; of more, the latest."""
 _LEAST_S = 1e-9
 """Least predicted time, so that its logarithm exists."""
+_DOUBT = 1.0
+"""Standard deviation, in typical errors, of how differently the model errs on records that only resemble."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,10 @@ class Pretrained:
         return self.provenance.get("part") == device.part and device.vector_lanes in self.provenance.get("lanes", ())
 
 
+_Asked = tuple[Candidate, int, str]
+"""A candidate, its threads, and where its network's weights lie."""
+
+
 @dataclass(frozen=True, eq=False)
 class _Seen:
     """What the trees say of a candidate, whatever is measured.
@@ -100,11 +107,12 @@ class CostModel:
     def __init__(self, pretrained: Pretrained, device: Device, residency: str = "l2") -> None:
         self.pretrained, self.device, self.residency = pretrained, device, residency
         self._measured: dict[Candidate, float] = {}
-        self._seen: dict[Candidate, _Seen] = {}
+        self._seeds: tuple[Record, ...] = ()
+        self._seen: dict[_Asked, _Seen] = {}
         is_known = pretrained.knows(device)
         self._device_sd = 0.03 if is_known else pretrained.foreign_sd
         self._widening = 1.0 if is_known else pretrained.foreign_widening
-        self._posterior = self._condition()
+        self._posterior = self._seeded = self._condition()
 
     @staticmethod
     def for_device(device: Device, residency: str = "l2") -> CostModel:
@@ -116,6 +124,15 @@ class CostModel:
         from softneuro_tvm.cost_model.files import shipped
 
         return CostModel(shipped(), device, residency)
+
+    def seed(self, records: Iterable[Record]) -> None:
+        """Learns from measurements on this device of other networks' candidates, with any number of threads.
+
+        They correct predictions, less than measurements of the candidates asked for do, and are never taken for those.
+        """
+        self._seeds = tuple(records)
+        self._seeded = self._condition(with_measured=False)
+        self._posterior = self._condition()
 
     def refine(self, records: Iterable[tuple[Candidate, float]]) -> None:
         """Learns from measurements on this device; what was learnt before is kept.
@@ -138,29 +155,30 @@ class CostModel:
             low: Share of candidates that may be faster than `Prediction.low_s`.
             high: Share of candidates that should be faster than `Prediction.high_s`.
         """
-        log_s, alike = self._prior(candidates)
-        mean, deviation = self._posterior(alike)
+        log_s, alike = self._prior([self._here(candidate) for candidate in candidates])
+        (mean, deviation), (expected, _) = self._posterior(alike), self._seeded(alike)
         routines, calibration = [c.routine.name for c in candidates], self.pretrained.calibration
-        common = self._posterior.common
+        expected = expected + self._posterior.common - self._seeded.common
         # what was measured was chosen because it looked fast: that it disappoints says less about the others
-        cautious = common + np.minimum(mean - common, 0.0)
-        means = (cautious, low), (mean, 0.5), (mean, high)
+        means = (np.minimum(mean, expected), low), (mean, 0.5), (mean, high)
         found = [log_s + shift + calibration.quantiles(routines, level) * deviation for shift, level in means]
         times = np.maximum(np.exp(np.sort(np.array(found), axis=0)) - CALL_S, _LEAST_S)
         return [Prediction(*row) for row in times.T.tolist()]
 
-    def _prior(self, candidates: Sequence[Candidate]) -> tuple[Vector, Likeness]:
+    def _prior(self, asked: Sequence[_Asked]) -> tuple[Vector, Likeness]:
         """Log times by the trees, and what the candidates are compared by."""
-        new = [c for c in dict.fromkeys(candidates) if c not in self._seen]
+        new = [one for one in dict.fromkeys(asked) if one not in self._seen]
         self._seen |= dict(zip(new, self._look_at(new), strict=True))
-        seen = [self._seen[c] for c in candidates]
+        seen = [self._seen[one] for one in asked]
         scales = np.array([s.scale for s in seen])
+        candidates = [candidate for candidate, _, _ in asked]
         return np.array([s.log_s for s in seen]), likeness(candidates, [s.place for s in seen], scales)
 
-    def _look_at(self, candidates: Sequence[Candidate]) -> list[_Seen]:
-        facts = [workload_facts(c.workload, self.device, self.residency) for c in candidates]
-        rows = [candidate_features(c, self.device, self.residency) for c in candidates]
-        routines = [c.routine.name for c in candidates]
+    def _look_at(self, asked: Sequence[_Asked]) -> list[_Seen]:
+        places = [(c, self.device.with_threads(threads), residency) for c, threads, residency in asked]
+        facts = [workload_facts(c.workload, device, residency) for c, device, residency in places]
+        rows = [candidate_features(*place) for place in places]
+        routines = [c.routine.name for c, _, _ in asked]
         found, scales = self.pretrained.trees(rows, routines)
         is_unseen = np.array([name not in self.pretrained.trees.routines for name in routines], bool)
         scales = self._widening * np.where(is_unseen, np.maximum(scales, self.pretrained.unseen_scale), scales)
@@ -168,11 +186,17 @@ class CostModel:
         parts = zip(log_s.tolist(), scales.tolist(), facts, strict=True)
         return [_Seen(log, scale, fact.place) for log, scale, fact in parts]
 
-    def _condition(self) -> Posterior:
-        latest = dict(list(self._measured.items())[-_MOST_KNOWN:])
-        log_s, alike = self._prior(list(latest))
-        errors = np.log(np.array(list(latest.values())) + CALL_S) - log_s
-        return Posterior.of(self.pretrained.errors, self._device_sd, alike, errors)
+    def _condition(self, with_measured: bool = True) -> Posterior:
+        latest = dict(list(self._measured.items())[-_MOST_KNOWN:]) if with_measured else {}
+        seeds = [seed for seed in self._seeds if seed.candidate not in latest]
+        known = [*((s.candidate, s.threads, s.residency) for s in seeds), *map(self._here, latest)]
+        log_s, alike = self._prior(known)
+        times = np.array([*(s.median_s for s in seeds), *latest.values()])
+        doubts = np.repeat([_DOUBT, 0.0], [len(seeds), len(latest)])
+        return Posterior.of(self.pretrained.errors, self._device_sd, alike, np.log(times + CALL_S) - log_s, doubts)
+
+    def _here(self, candidate: Candidate) -> _Asked:
+        return candidate, self.device.threads, self.residency
 
 
 def likeness(candidates: Sequence[Candidate], places: Sequence[Sequence[float]], scales: Vector) -> Likeness:

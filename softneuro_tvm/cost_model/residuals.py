@@ -138,11 +138,20 @@ class Posterior:
     solved: Vector
 
     @staticmethod
-    def of(model: ErrorModel, device_sd: float, known: Likeness, errors: Vector) -> Posterior:
-        """Conditions on the errors of measured candidates."""
+    def of(model: ErrorModel, device_sd: float, known: Likeness, errors: Vector, doubts: Vector) -> Posterior:
+        """Conditions on the errors of measured candidates.
+
+        Args:
+            model: The covariance.
+            device_sd: As in `ErrorModel.covariance`.
+            known: The candidates.
+            errors: In log time.
+            doubts: Standard deviation of what else the error of each is due to, in typical errors: 0 for one that was
+                measured as those that are asked for will be.
+        """
         spread = np.sqrt(device_sd**2 + model.total * known.scales**2)
         clipped = np.clip(errors, -_MOST * spread, _MOST * spread)
-        noise = np.diag(model.noise * known.scales**2 + 1e-6)
+        noise = np.diag((model.noise + doubts**2) * known.scales**2 + 1e-6)
         factor = np.linalg.cholesky(model.covariance(known, known, device_sd) + noise)
         solved = np.linalg.solve(factor.T, np.linalg.solve(factor, clipped))
         return Posterior(model, device_sd, known, np.asarray(factor, float), np.asarray(solved, float))

@@ -2,6 +2,6 @@
 
 from softneuro_tvm.selection.pareto import front_figure, pareto
 from softneuro_tvm.selection.resources import Limits
-from softneuro_tvm.selection.select import describe, select
+from softneuro_tvm.selection.select import select
 
-__all__ = ["Limits", "describe", "front_figure", "pareto", "select"]
+__all__ = ["Limits", "front_figure", "pareto", "select"]

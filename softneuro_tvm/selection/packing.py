@@ -21,7 +21,7 @@ from softneuro_tvm.routine import Candidate, Routine
 LARGE = 1 << 16
 """Elements from which on arrays that a routine makes itself are shadows, too."""
 
-_LOCK, _ZEROS = threading.Lock(), np.zeros
+_LOCK, _MAKERS = threading.Lock(), {"zeros": np.zeros, "empty": np.empty}
 
 
 def packed_bytes(candidate: Candidate) -> int:
@@ -34,7 +34,7 @@ def packed_bytes(candidate: Candidate) -> int:
         return sum(tensor.size_bytes for _, tensor in workload.weights) if workload.weights else _constants(candidate)
     weights = {key: _shadow(tensor.shape, tensor.dtype) for key, tensor in workload.weights}
     try:
-        with _shadow_zeros():
+        with _shadows_made():
             packed = routine.pack(workload, candidate.variant, weights)
     except (TypeError, ValueError, IndexError, AttributeError):
         # a routine may do what shadows cannot follow; real arrays serve for every routine
@@ -77,32 +77,37 @@ class _Shadow(np.ndarray[Any, Any]):
         if method != "__call__" or ufunc.nout != 1 or "out" in kwargs:
             plain = (np.asarray(value) if isinstance(value, _Shadow) else value for value in inputs)
             return getattr(ufunc, method)(*plain, **kwargs)
+        if ufunc is np.matmul:
+            return _matmul(*inputs)
         single = (np.ones((), value.dtype) if isinstance(value, np.ndarray) else value for value in inputs)
         shape = np.broadcast_shapes(*(np.shape(value) for value in inputs))
         return _shadow(shape, ufunc(*single, **kwargs).dtype)
 
 
 def _shadow(shape: Sequence[int], dtype: Any) -> Any:
-    return np.broadcast_to(_ZEROS((), dtype), tuple(shape)).view(_Shadow)
+    return np.broadcast_to(_MAKERS["zeros"]((), dtype), tuple(shape)).view(_Shadow)
 
 
 @contextmanager
-def _shadow_zeros() -> Iterator[None]:
-    """Within it, large arrays that this thread makes with `np.zeros` are shadows; other threads notice nothing."""
+def _shadows_made() -> Iterator[None]:
+    """Within it, large arrays that this thread makes with `np.zeros` or `np.empty` are shadows, in no other thread."""
     owner = threading.get_ident()
 
-    def zeros(shape: Any, dtype: Any = float, *args: Any, **kwargs: Any) -> Any:
-        extents = (shape,) if isinstance(shape, int) else tuple(shape)
-        if threading.get_ident() == owner and math.prod(extents) >= LARGE:
-            return _shadow(extents, dtype)
-        return _ZEROS(shape, dtype, *args, **kwargs)
+    def shadowing(make: Callable[..., Any]) -> Callable[..., Any]:
+        def made(shape: Any, dtype: Any = float, *args: Any, **kwargs: Any) -> Any:
+            extents = (shape,) if isinstance(shape, int) else tuple(shape)
+            if threading.get_ident() == owner and math.prod(extents) >= LARGE:
+                return _shadow(extents, dtype)
+            return make(shape, dtype, *args, **kwargs)
+
+        return made
 
     with _LOCK:
-        vars(np)["zeros"] = zeros
+        vars(np).update({name: shadowing(make) for name, make in _MAKERS.items()})
         try:
             yield
         finally:
-            vars(np)["zeros"] = _ZEROS
+            vars(np).update(_MAKERS)
 
 
 def _pad(array: Any, widths: Any, *args: Any, **kwargs: Any) -> Any:
@@ -136,6 +141,12 @@ def _einsum(subscripts: str, *operands: Any, **kwargs: Any) -> Any:
     for axes, operand in zip(sources.split(","), operands, strict=True):
         extents |= zip(axes, np.shape(operand), strict=True)
     return _shadow([extents[axis] for axis in target], np.result_type(*(np.asanyarray(x).dtype for x in operands)))
+
+
+def _matmul(a: Any, b: Any) -> Any:
+    if np.ndim(a) != 2 or np.ndim(b) != 2:
+        raise TypeError("the shape of a product of more than two axes is not followed")
+    return _shadow((np.shape(a)[0], np.shape(b)[1]), np.result_type(a, b))
 
 
 def _tensordot(a: Any, b: Any, axes: Any = 2) -> Any:

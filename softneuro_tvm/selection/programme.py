@@ -12,8 +12,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import Bounds, LinearConstraint, milp
-from scipy.sparse import csr_array
 
 from softneuro_tvm.selection.pairwise import Table
 
@@ -92,6 +90,9 @@ class Programme:
 
     def solve(self, time_limit_s: float) -> Result:
         """Minimises; HiGHS stops at the time limit and reports the best solution and bound so far."""
+        from scipy.optimize import Bounds, LinearConstraint, milp  # takes half a second to import
+        from scipy.sparse import csr_array
+
         costs = np.concatenate(self._costs)
         for columns, more in self._more_costs:
             costs[columns] += more

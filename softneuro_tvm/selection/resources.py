@@ -59,7 +59,7 @@ class Needs:
         workspace_bytes: Scratch memory while its kernel runs.
         weights_bytes: Its weights as they are packed.
         in_place: Inputs in whose memory its output may lie.
-        is_view: True if nothing runs and the output is the input's memory.
+        is_view: True if nothing runs: the output is the memory of its input, or of its inputs one after the other.
     """
 
     error: float

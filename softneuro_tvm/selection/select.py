@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from softneuro_tvm.candidates import Candidates
-from softneuro_tvm.device import Device
+from softneuro_tvm.device import Device, to_json
 from softneuro_tvm.errors import SelectionError
 from softneuro_tvm.formats import Format
 from softneuro_tvm.graph import Graph
@@ -97,7 +96,7 @@ def make_plan(network: MeasuredNetwork, choice: Choice, limits: Limits) -> Plan:
     return Plan(
         model=graph.name,
         graph=graph.digest,
-        device=describe(network.device),
+        device=to_json(network.device),
         layers=tuple(
             _layer(network, i, choice.chosen[layer.name], best_with[i])
             for i, layer in enumerate(graph.layers)
@@ -170,8 +169,3 @@ def _adapter(network: MeasuredNetwork, tensor: str, source: Format, target: Form
     assert found is not None  # its cost would be infinite
     candidate, cost = found
     return AdapterChoice(tensor, source, target, candidate.routine.name, candidate.variant, cost)
-
-
-def describe(device: Device) -> dict[str, Any]:
-    """What of a device goes into plans and manifests."""
-    return {"name": device.name, "target": dict(device.target), "part": device.part, "threads": device.threads}

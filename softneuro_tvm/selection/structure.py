@@ -1,7 +1,14 @@
-"""The part of a selection problem that prices do not change: which states there are and which tables connect them.
+"""Turns a network into the pairwise problem that the solver minimises.
 
-Building it once and pricing it many times is what makes it cheap to ask how a plan would change if a candidate were
-faster.
+Variables: one for each layer (its states are the distinct port formats its candidates offer, each at the price of the
+fastest candidate), and one for each tensor with several readers (its states are the sets of formats in which the tensor
+is made available, so that a conversion several readers share is paid once). A candidate that covers several layers is a
+state of each of them: the last one pays for it, and tables of zeros and infinities tie all of them to be in it
+together. Every cost then belongs to one variable or to one pair, and the optimum of the pairwise problem is the optimum
+of the network.
+
+Which states there are and which tables connect them does not depend on prices. Building that once and pricing it many
+times is what makes it cheap to ask how a plan would change if a candidate were faster.
 """
 
 from __future__ import annotations

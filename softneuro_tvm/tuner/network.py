@@ -12,8 +12,8 @@ from softneuro_tvm.candidates import Candidates, adapter_workload
 from softneuro_tvm.formats import Format, TensorType
 from softneuro_tvm.graph import Graph
 from softneuro_tvm.routine import Candidate
-from softneuro_tvm.selection.problem import NetworkProblem
 from softneuro_tvm.selection.solver import marginals
+from softneuro_tvm.selection.states import NetworkProblem
 from softneuro_tvm.selection.structure import Structure
 
 Price = Callable[[Candidate], float]

@@ -8,8 +8,8 @@ from typing import Protocol
 
 from softneuro_tvm.measurement import Measurement
 from softneuro_tvm.routine import Candidate
-from softneuro_tvm.selection.problem import NetworkProblem
 from softneuro_tvm.selection.solver import solve
+from softneuro_tvm.selection.states import NetworkProblem
 from softneuro_tvm.tuner.network import Network
 
 _NEGLIGIBLE = 5e-4

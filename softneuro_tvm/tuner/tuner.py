@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -24,15 +24,10 @@ from softneuro_tvm.measurement import Measurement
 from softneuro_tvm.profiler import Profiler
 from softneuro_tvm.routine import Candidate
 from softneuro_tvm.selection.solver import solve
+from softneuro_tvm.tuner.conclusion import Conclusion, Conclusions, Stopped
 from softneuro_tvm.tuner.network import Network, Price
 from softneuro_tvm.tuner.prediction import Predicted, Predictor, drawn_s
 from softneuro_tvm.tuner.settle import contested
-
-Stopped = Literal["proved", "settled", "budget", "interrupted"]
-"""Why measuring ended: nothing unmeasured could change the plan; or is not likely to make it much faster; or no time
-was left; or the user said so."""
-_RESUMED = 2
-"""How many times as much must be gained to measure more at the beginning of a run that has a plan already."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +69,8 @@ class Tuning:
         seconds: That it took.
         stopped: Why it ended.
         best_s: Predicted time of the best plan of timed candidates.
-        bound_s: No plan is faster than this, by the cost model's lower bounds.
+        bound_s: No plan is faster than this, by the cost model's lower bounds; 0 if the model was not asked. If all
+            are slower than one known from elsewhere: what the best one was expected to take.
     """
 
     candidates: int
@@ -106,20 +102,26 @@ class Tuner:
     Args:
         network: What to tune; changed where all candidates of a layer fail: last resorts are added then.
         profiler: Measures; its results are what the selection reads afterwards.
-        model: Predicts what was not measured.
+        make_model: Makes the cost model; called when something must be predicted for the first time.
         deadline_s: By `time.monotonic`: no measurement is begun afterwards, once there is a plan.
         options: How far to go.
+        limit_s: Seconds of a plan that is known from elsewhere: slower ones are not looked for.
+        conclusions: Remembers how the search ended; then nothing is measured again.
     """
 
     network: Network
     profiler: Profiler
-    model: Predictor
+    make_model: Callable[[], Predictor]
     deadline_s: float = math.inf
     options: TunerOptions = field(default_factory=TunerOptions)
-    predictions: dict[Candidate, Predicted] = field(default_factory=dict)
+    limit_s: float = math.inf
+    conclusions: Conclusions | None = None
     best_s: float = math.inf
     bound_s: float = 0.0
     rounds: int = 0
+    _model: Predictor | None = None
+    _predictions: dict[Candidate, Predicted] | None = None
+    _unlearnt: dict[Candidate, None] = field(default_factory=dict)
 
     def run(self) -> Tuning:
         """Measures until the plan cannot change, or the time is over, or the user interrupts.
@@ -132,14 +134,13 @@ class Tuner:
         begin, observer = time.monotonic(), self.profiler.observer
         self.profiler.look_up(self.network.candidates.all())
         known = len(self.profiler.results)
+        self._unlearnt = dict.fromkeys(self.profiler.results)
         observer.started(len(self.network.candidates.all()), known)
-        self._learn(self.profiler.results)
         stopped: Stopped = "interrupted"
         try:
-            if self.options.exhaustive and (missing := list(self.predictions)):
+            if self.options.exhaustive and (missing := self._unmeasured()):
                 self._measure(missing, self.deadline_s)
-            stopped = self._search()
-            stopped = stopped if stopped == "budget" or self._settle() else "budget"
+            stopped = self._recalled() or self._concluded()
         except KeyboardInterrupt:
             if self._best() == math.inf:
                 raise
@@ -154,8 +155,30 @@ class Tuner:
             seconds=time.monotonic() - begin,
             stopped=stopped,
             best_s=self.best_s,
-            bound_s=min(self.bound_s, self.best_s),
+            bound_s=self.bound_s if stopped == "slower" else min(self.bound_s, self.best_s),
         )
+
+    def _recalled(self) -> Stopped | None:
+        """How an earlier search ended, if that still holds; None otherwise."""
+        known = self.conclusions.recall() if self.conclusions else None
+        if known is None:
+            return None
+        if known.stopped == "slower":
+            self.bound_s = known.seconds
+            return known.stopped if known.seconds > self.limit_s else None
+        if self._best() == math.inf:  # where all else failed, there were routines of last resort
+            self._missing(lambda c: self._timed(c) if c in self.profiler.results else 0.0)
+        # other networks may have measured some of the candidates anew: the plan is what it is, it is not looked for
+        return known.stopped if self._best() <= known.seconds * (1 + self.options.gain) else None
+
+    def _concluded(self) -> Stopped:
+        """Searches, and remembers how that ended."""
+        stopped = self._search()
+        if stopped in ("proved", "settled") and not self._settle():
+            stopped = "budget"
+        if self.conclusions and stopped != "budget":
+            self.conclusions.note(Conclusion(stopped, self.bound_s if stopped == "slower" else self.best_s))
+        return stopped
 
     def _search(self) -> Stopped:
         """Measures until the best plan is known, or the time is over."""
@@ -164,14 +187,15 @@ class Tuner:
             missing, self.bound_s = self._missing(self._at_lower_bound)
             if not missing or self.bound_s > best_s * (1 - self.options.gap):
                 return "proved"
+            more, expected_s = self._draw() if min(best_s, self.limit_s) < math.inf else ([], 0.0)
+            if expected_s > self.limit_s:
+                self.bound_s = expected_s
+                return "slower"
             if best_s == math.inf:  # any plan is better than none: the likely one first
                 likely, _ = self._missing(self._at_median)
                 self._measure(likely or missing)
             else:
-                more, expected_s = self._draw()
-                # what an earlier run left as it is stays so, though the cost model has learned a little since
-                gain = self.options.gain * (1 if self.rounds else _RESUMED)
-                if 0 < gain and expected_s > best_s * (1 - gain):
+                if 0 < self.options.gain and expected_s > best_s * (1 - self.options.gain):
                     return "settled"
                 if time.monotonic() > self.deadline_s:
                     return "budget"
@@ -197,7 +221,8 @@ class Tuner:
         self.rounds += 1
         self.profiler.observer.round(len(candidates), self._open(), self.best_s, self.bound_s)
         self.profiler.measure(candidates, deadline_s)
-        self._learn(candidates)
+        self._unlearnt |= dict.fromkeys(candidates)
+        self._predictions = None
 
     def _open(self) -> int:
         """Candidates without a measurement that could change the plan."""
@@ -206,12 +231,25 @@ class Tuner:
         limit_s = self.best_s * (1 - self.options.gap)
         return sum(plan_s < limit_s for c, plan_s in best_with.items() if c in self.predictions)
 
-    def _learn(self, candidates: Iterable[Candidate]) -> None:
-        """Shows measurements to the cost model, and asks it anew for the rest."""
-        found = [(c, self.profiler.results.get(c)) for c in candidates]
-        self.model.refine([(c, m.median_s) for c, m in found if m is not None and m.ok and m.median_s > 0])
-        unknown = [c for c in self.network.candidates.all() if c not in self.profiler.results]
-        self.predictions = dict(zip(unknown, self.model.predict(unknown), strict=True)) if unknown else {}
+    def _unmeasured(self) -> list[Candidate]:
+        return [c for c in self.network.candidates.all() if c not in self.profiler.results]
+
+    @property
+    def predictions(self) -> Mapping[Candidate, Predicted]:
+        """What the cost model, shown all measurements, says of the other candidates."""
+        if self._predictions is None:
+            self._predictions = self._predict()
+        return self._predictions
+
+    def _predict(self) -> dict[Candidate, Predicted]:
+        if not (unknown := self._unmeasured()):
+            return {}
+        if self._model is None:
+            self._model = self.make_model()
+        found = [(c, self.profiler.results.get(c)) for c in self._unlearnt]
+        self._model.refine([(c, m.median_s) for c, m in found if m is not None and m.ok and m.median_s > 0])
+        self._unlearnt = {}
+        return dict(zip(unknown, self._model.predict(unknown), strict=True))
 
     def _best(self) -> float:
         """Seconds of the best plan of timed candidates; infinite if there is none."""
@@ -267,7 +305,7 @@ class Tuner:
         if not set(self.network.candidates.all()) - before:
             raise SelectionError(_nothing_works(self.network, results))
         self.profiler.look_up(self.network.candidates.all())
-        self._learn(())
+        self._predictions = None
 
     def _timed(self, candidate: Candidate) -> float:
         found = self.profiler.results.get(candidate)

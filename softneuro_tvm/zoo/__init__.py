@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import os
 import zlib
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -57,14 +58,24 @@ def model(name: str, batch: int = 1) -> onnx.ModelProto:
 
 
 def resolve(address: str) -> onnx.ModelProto:
-    """Builds the network that an address such as `zoo:resnet18` names.
+    """The network that an address such as `zoo:resnet18` names; the last one is held, as tuning asks for it twice.
+
+    Returns:
+        A copy of its own for each caller.
 
     Raises:
         ModelError: The address does not start with `zoo:`, or the name is unknown.
     """
     if not address.startswith(_PREFIX):
         raise ModelError(f"{address!r} is not an address in the model zoo; write {_PREFIX}NAME, as in zoo:resnet18")
-    return model(address.removeprefix(_PREFIX))
+    found = onnx.ModelProto()
+    found.CopyFrom(_held(address.removeprefix(_PREFIX)))
+    return found
+
+
+@lru_cache(maxsize=1)
+def _held(name: str) -> onnx.ModelProto:
+    return model(name)
 
 
 def save(name: str, path: str | os.PathLike[str], batch: int = 1) -> None:

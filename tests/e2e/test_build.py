@@ -96,7 +96,6 @@ def test_a_relax_module_is_compared_with_plain_tvm() -> None:
     agreement = sn.verify(model, plan, module)
     assert agreement.reference == "plain TVM"
     assert agreement.error < 1e-5
-    assert module.executable is not None
 
 
 def test_a_wrong_module_is_found() -> None:

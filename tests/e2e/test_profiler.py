@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import importlib
-import json
 import math
 import os
 import signal
@@ -11,26 +10,18 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from softneuro_tvm import linking
 from softneuro_tvm.candidates import Candidate
-from softneuro_tvm.device import host_device
+from softneuro_tvm.device import Device, host_device
 from softneuro_tvm.errors import BuildError, ProfileError
 from softneuro_tvm.formats import pack
 from softneuro_tvm.machine import machine_lock
-from softneuro_tvm.profiler import (
-    Measurement,
-    Profile,
-    ProfileStore,
-    TimingOptions,
-    Workers,
-    profile_candidates,
-    record,
-    replay,
-)
+from softneuro_tvm.profiler import Measurement, Profiler, ProfileStore, TimingOptions, Workers
 from softneuro_tvm.profiler.tasks import _packed
 
 SUPPORT = Path(__file__).parents[1] / "support"
@@ -85,11 +76,22 @@ def recorder() -> Recorder:
     return Recorder()
 
 
+Profile = dict[Candidate, Measurement]
+
+
+def profiled(candidates: list[Candidate], device: Device, store: ProfileStore, **arguments: Any) -> Profile:
+    """Has the candidates measured that the store does not know."""
+    with Profiler(device, store, **arguments) as profiler:
+        profiler.look_up(candidates)
+        if missing := [candidate for candidate in candidates if candidate not in profiler.results]:
+            profiler.measure(missing)
+        return {candidate: profiler.results[candidate] for candidate in candidates}
+
+
 @pytest.fixture(scope="module")
 def profile(store: ProfileStore, recorder: Recorder) -> Profile:
-    return profile_candidates(
-        faulty.candidates(*EXPECTED), host_device(1), store, observer=recorder, options=OPTIONS, residency="l2"
-    )
+    candidates = faulty.candidates(*EXPECTED)
+    return profiled(candidates, host_device(1), store, observer=recorder, options=OPTIONS, residency="l2")
 
 
 @pytest.mark.parametrize("routine", EXPECTED)
@@ -113,41 +115,27 @@ def test_messages_say_what_happened(profile: Profile) -> None:
 
 
 def test_progress_is_reported(profile: Profile, recorder: Recorder) -> None:
-    assert recorder.calls[0] == ("started", len(EXPECTED), 0)
-    assert recorder.calls[-1] == ("finished",)
     assert {call[1] for call in recorder.calls if call[0] == "compiled"} == set(profile)
     assert {call[1]: call[2] for call in recorder.calls if call[0] == "measured"} == dict(profile)
 
 
 def test_the_second_run_measures_nothing(profile: Profile, store: ProfileStore) -> None:
-    again = profile_candidates(faulty.candidates(*EXPECTED), host_device(1), store, residency="l2")
-    assert (profile.measured, again.measured) == (len(EXPECTED), 0)
+    recorder = Recorder()
+    again = profiled(faulty.candidates(*EXPECTED), host_device(1), store, observer=recorder, residency="l2")
+    assert not recorder.calls
     routines = [[type(candidate.routine) for candidate in p] for p in (profile, again)]
     assert routines[0] == routines[1] and list(profile.values()) == list(again.values())
 
 
-def test_a_recording_replays(profile: Profile) -> None:
-    recording = json.loads(json.dumps(record(profile)))
-    assert dict(replay(profile, recording)) == dict(profile)
-    with pytest.raises(ProfileError, match="dense/plain"):
-        replay(profile, {})
-
-
-def test_failures_are_listed(profile: Profile) -> None:
-    assert {type(candidate.routine) for candidate in profile.failures} == {
-        routine for routine, status in EXPECTED.items() if status != "ok"
-    }
-
-
 def test_a_bad_candidate_does_not_spoil_its_library(store: ProfileStore) -> None:
     candidates = faulty.candidates(faulty.Plain, faulty.NotCompilable, faulty.KillsCompiler, of=faulty.workload(3))
-    found = profile_candidates(candidates, host_device(1), store, options=OPTIONS)
+    found = profiled(candidates, host_device(1), store, options=OPTIONS)
     assert [found[candidate].status for candidate in candidates] == ["ok", "error", "error"]
 
 
 def test_a_compiler_that_hangs_is_ended(store: ProfileStore) -> None:
     candidates = faulty.candidates(faulty.HangsCompiler, of=faulty.workload(6))
-    found = profile_candidates(candidates, host_device(1), store, options=TimingOptions(compile_timeout_s=2))
+    found = profiled(candidates, host_device(1), store, options=TimingOptions(compile_timeout_s=2))
     assert found[candidates[0]].status == "timeout" and "compiling" in found[candidates[0]].message
 
 
@@ -156,7 +144,7 @@ def test_a_routine_that_cannot_travel_is_explained(store: ProfileStore) -> None:
         name = "dense/local"
 
     candidates = faulty.candidates(Local, faulty.Plain, of=faulty.workload(5))
-    found = profile_candidates(candidates, host_device(1), store, options=OPTIONS)
+    found = profiled(candidates, host_device(1), store, options=OPTIONS)
     assert found[candidates[0]].status == "error" and "top of a module" in found[candidates[0]].message
     assert found[candidates[1]].ok
 
@@ -164,15 +152,17 @@ def test_a_routine_that_cannot_travel_is_explained(store: ProfileStore) -> None:
 @pytest.mark.parametrize("residency", ["l3", "dram"])
 def test_cold_weights_are_measured_apart(store: ProfileStore, residency: str) -> None:
     candidates = faulty.candidates(faulty.Plain, of=faulty.workload(1, 512, 512))
-    found = profile_candidates(candidates, host_device(1), store, options=OPTIONS, residency=residency)
-    assert found.measured == 1 and found[candidates[0]].ok
+    found = profiled(candidates, host_device(1), store, options=OPTIONS, residency=residency)
+    assert found[candidates[0]].ok
+    kept = {key.residency for key, _ in store.records() if key.workload == candidates[0].workload.json}
+    assert residency in kept
 
 
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two cores")
 @pytest.mark.parametrize(("threads", "status"), [(1, "timeout"), (2, "wrong")])
 def test_kernels_get_the_threads_asked_for(store: ProfileStore, threads: int, status: str) -> None:
     candidates = faulty.candidates(faulty.Rendezvous)
-    found = profile_candidates(candidates, host_device(threads), store, options=OPTIONS)
+    found = profiled(candidates, host_device(threads), store, options=OPTIONS)
     assert found[candidates[0]].status == status, found[candidates[0]].message
 
 
@@ -188,7 +178,7 @@ def test_nothing_is_done_while_another_profiler_measures(tmp_path: Path) -> None
 
     def tune() -> None:
         with ProfileStore(tmp_path / "p.sqlite") as own:
-            profile_candidates(faulty.candidates(faulty.Plain), host_device(1), own, observer=recorder)
+            profiled(faulty.candidates(faulty.Plain), host_device(1), own, observer=recorder)
 
     with machine_lock():
         thread = threading.Thread(target=tune)
@@ -196,17 +186,15 @@ def test_nothing_is_done_while_another_profiler_measures(tmp_path: Path) -> None
         thread.join(2)
         held = list(recorder.calls)
     thread.join()
-    assert held == [("started", 1, 0)]
-    assert recorder.calls[-1] == ("finished",)
+    assert not held
+    assert recorder.calls[-1][0] == "measured"
 
 
 def test_a_server_that_dies_is_reported(store: ProfileStore) -> None:
     with Workers() as workers:
         workers._process.kill()
         with pytest.raises(ProfileError, match="run again"):
-            profile_candidates(
-                faulty.candidates(faulty.Plain, of=faulty.workload(7)), host_device(1), store, workers=workers
-            )
+            profiled(faulty.candidates(faulty.Plain, of=faulty.workload(7)), host_device(1), store, workers=workers)
     assert not workers.folder.exists()
 
 
@@ -217,7 +205,7 @@ def test_a_missing_linker_is_explained(store: ProfileStore, monkeypatch: pytest.
     with pytest.raises(BuildError, match="pip install ziglang"):
         linking.linker()
     with pytest.raises(ProfileError, match="pip install ziglang"):
-        profile_candidates(faulty.candidates(faulty.Plain, of=faulty.workload(8)), host_device(1), store)
+        profiled(faulty.candidates(faulty.Plain, of=faulty.workload(8)), host_device(1), store)
 
 
 def test_a_linker_that_fails_is_quoted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -231,7 +219,7 @@ import sys
 sys.path.insert(0, sys.argv[1])
 import faulty_routines as faulty
 from softneuro_tvm.device import host_device
-from softneuro_tvm.profiler import ProfileStore, SilentObserver, Workers, profile_candidates
+from softneuro_tvm.profiler import Profiler, ProfileStore, SilentObserver, Workers
 
 class Tell(SilentObserver):
     def measured(self, candidate, measurement):
@@ -241,7 +229,9 @@ with ProfileStore(sys.argv[2]) as store, Workers() as workers:
     print(workers.folder, flush=True)
     try:
         candidates = faulty.candidates(faulty.Plain, faulty.Hanging)
-        profile_candidates(candidates, host_device(1), store, observer=Tell(), workers=workers)
+        with Profiler(host_device(1), store, observer=Tell(), workers=workers) as profiler:
+            profiler.look_up(candidates)
+            profiler.measure(candidates)
     except KeyboardInterrupt:
         print("interrupted", flush=True)
 """

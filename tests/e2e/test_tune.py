@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +16,15 @@ import pytest
 
 import softneuro_tvm as sn
 from softneuro_tvm import zoo
-from softneuro_tvm.errors import BuildError, PlanError, StoreError
+from softneuro_tvm.candidates import enumerate_candidates
+from softneuro_tvm.cost_model import CostModel
+from softneuro_tvm.errors import BuildError, PlanError, ProfileError, StoreError
 from softneuro_tvm.measurement import Measurement
+from softneuro_tvm.pipeline import TuneOptions
+from softneuro_tvm.profiler import ProfileStore, measurement_key
 from softneuro_tvm.routine import Candidate
+from softneuro_tvm.tuner import TunerOptions
+from tests.support import made_up
 
 
 class Counting:
@@ -80,6 +88,57 @@ def test_a_second_tune_measures_nothing_and_gives_the_same_bytes(model: Any, tun
     plan = sn.tune(model, device=sn.host_device(1), store=folder / "store.sqlite", observer=again)
     assert again.measurements == 0 < again.known
     assert plan.to_json() == tuned[0].to_json()
+
+
+def test_what_other_networks_measured_meanwhile_changes_nothing(
+    model: Any, tuned: Any, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copy(folder / "store.sqlite", folder / "other.sqlite")
+    device = sn.host_device(1)
+    others = enumerate_candidates(sn.load(zoo.model("digits", batch=3)).graph, device).all()
+    with ProfileStore(folder / "other.sqlite") as store:
+        for candidate in others[::3]:
+            store.put(measurement_key(candidate, device, "l2"), made_up.measurement(candidate))
+    monkeypatch.setattr(CostModel, "for_device", None)  # nothing is predicted
+    again = Counting()
+    plan = sn.tune(model, device=device, store=folder / "other.sqlite", observer=again)
+    assert again.measurements == 0
+    assert plan.to_json() == tuned[0].to_json()
+
+
+def test_the_cost_model_begins_with_what_other_networks_taught(
+    tuned: Any, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seeds: list[Any] = []
+    seed = CostModel.seed
+
+    def watched(self: CostModel, records: Iterable[Any]) -> None:
+        seeds.extend(records)
+        seed(self, seeds)
+
+    monkeypatch.setattr(CostModel, "seed", watched)
+    other = sn.load(zoo.model("digits", batch=2))
+    with pytest.raises(ProfileError, match="locked"):
+        sn.tune(other, device=sn.host_device(2), store=folder / "store.sqlite", options=TuneOptions(locked=True))
+    assert len(seeds) > 10 and {record.threads for record in seeds} == {1}
+    assert not {record.candidate.workload for record in seeds} & set(other.graph.workloads.values())
+
+
+def test_the_number_of_threads_is_found_by_measuring(model: Any, tuned: Any, folder: Path) -> None:
+    quick = TunerOptions(gain=0.5, repeats=1)
+    counts = [Counting(), Counting()]
+    plans = [
+        sn.tune(model, store=folder / "store.sqlite", observer=each, options=TuneOptions(threads=(1, 2), search=quick))
+        for each in counts
+    ]
+    assert counts[0].measurements > counts[1].measurements == 0
+    assert plans[0].to_json() == plans[1].to_json()
+    compared = {entry["threads"]: entry for entry in plans[0].tuning["threads"]}
+    assert set(compared) == {1, 2} and plans[0].device["threads"] in compared
+    timed = [entry["measured_s"] for entry in compared.values()]
+    assert all(timed) or "slower" in {entry["stopped"] for entry in compared.values()}
+    module = sn.build(model, plans[0])
+    assert module.threads == plans[0].device["threads"]
 
 
 def test_the_plan_is_optimal_and_no_worse_than_simpler_ones(tuned: Any) -> None:

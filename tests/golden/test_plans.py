@@ -14,9 +14,9 @@ import pytest
 
 import softneuro_tvm as sn
 from softneuro_tvm.candidates import enumerate_candidates
-from softneuro_tvm.profiler.replay import record, replay
 from softneuro_tvm.selection import select
 from tests.support import made_up
+from tests.support.recordings import record, replay
 
 FOLDER = Path(__file__).parent
 DEVICE = sn.Device(

@@ -54,6 +54,31 @@ def test_the_fastest_plan_under_limits_is_that_of_brute_force(seed: int) -> None
     assert infeasible > 5
 
 
+@pytest.mark.parametrize("seed", range(2))
+def test_memory_of_joined_tensors_is_that_of_brute_force(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    joined = 0
+    for _ in range(120):
+        network = random_network(rng, layers=5, options=2, joins=True)
+        if not any(needs.is_view for needs in network.needs.values()):
+            continue
+        problem = network.problem
+        ways = [(problem.cost_s(chosen), problem.resources(chosen), chosen) for chosen in network.choices()]
+        least = problem.minimise("memory_bytes", Limits(), time.monotonic() + 60.0)
+        assert least is not None
+        assert least.value == min(needed["memory_bytes"] for _, needed, _ in ways)
+        _, some, _ = ways[int(rng.integers(len(ways)))]
+        limits = Limits(memory_bytes=some["memory_bytes"])
+        found = problem.fastest(limits)
+        best = min(cost for cost, needed, _ in ways if limits.keeps(needed))
+        assert np.isclose(found.cost_s, best, rtol=1e-9, atol=1e-15)
+        assert limits.keeps(found.resources)
+        chosen = [network.needs[id(state.candidate)] for state in found.chosen.values()]
+        inputs = [len(state.candidate.workload.inputs) for state in found.chosen.values()]
+        joined += any(n.is_view and count > 1 for n, count in zip(chosen, inputs, strict=True))
+    assert joined > 3
+
+
 @pytest.mark.parametrize("resource", RESOURCES)
 def test_the_least_need_of_a_resource_is_that_of_brute_force(resource: str) -> None:
     rng = np.random.default_rng(5)

@@ -16,9 +16,10 @@ from softneuro_tvm.layer_kind import Cover
 from softneuro_tvm.routine import Candidate, Routine, Variant
 from softneuro_tvm.selection.elimination import FactorGraph
 from softneuro_tvm.selection.milp import solve_milp
-from softneuro_tvm.selection.problem import NetworkProblem, build_problem
 from softneuro_tvm.selection.reductions import make_arc_consistent
 from softneuro_tvm.selection.solver import marginals, solve
+from softneuro_tvm.selection.states import NetworkProblem
+from softneuro_tvm.selection.structure import Structure
 
 LAYOUTS = ("NCHW", "NHWC", "NCHW8c")
 TYPE = TensorType((1, 16, 4, 4))
@@ -115,7 +116,12 @@ def network_cost(graph: Graph, units: list[Unit], adapters: dict[Any, float]) ->
 def solved(
     graph: Graph, priced: Any, adapters: Any, covers: Covers | None = None
 ) -> tuple[NetworkProblem, tuple[int, ...], float]:
-    problem = build_problem(graph, priced, lambda tensor, a, b: adapters[a.layout, b.layout], covers or [])
+    every = (*priced.values(), *(found for _, found in covers or []))
+    costs = {id(option): cost for found in every for option, cost in found}
+    options = {name: [option for option, _ in found] for name, found in priced.items()}
+    covered = [(cover, [option for option, _ in found]) for cover, found in covers or []]
+    structure = Structure.of(graph, options, covered)
+    problem = structure.problem(lambda option: costs[id(option)], lambda tensor, a, b: adapters[a.layout, b.layout])
     solution = solve(problem.pairwise)
     return problem, solution.states, solution.cost
 

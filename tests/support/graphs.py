@@ -8,14 +8,14 @@ import numpy as np
 
 from softneuro_tvm.formats import TensorType
 from softneuro_tvm.graph import Graph, Layer
-from softneuro_tvm.layers.concat import ConcatAttributes
+from softneuro_tvm.layers.concat import ConcatAttributes, InPlaceConcatAttributes
 from softneuro_tvm.layers.conv2d import Conv2dAttributes
 from softneuro_tvm.layers.conv_transpose2d import ConvTranspose2dAttributes
 from softneuro_tvm.layers.dense import DenseAttributes
 from softneuro_tvm.layers.elementwise import ElementwiseAttributes
 from softneuro_tvm.layers.reduction import ReductionAttributes
 from softneuro_tvm.layers.reshape import ReshapeAttributes
-from softneuro_tvm.layers.slice import SliceAttributes
+from softneuro_tvm.layers.slice import InPlaceSliceAttributes, SliceAttributes
 from softneuro_tvm.layers.transpose import TransposeAttributes
 from softneuro_tvm.reference import evaluate
 from softneuro_tvm.registry import layer_kind
@@ -37,6 +37,8 @@ class Builder:
             ConvTranspose2dAttributes: "conv_transpose2d",
             DenseAttributes: "dense",
             ElementwiseAttributes: "elementwise",
+            InPlaceConcatAttributes: "concat",
+            InPlaceSliceAttributes: "slice",
             ReductionAttributes: "reduction",
             ReshapeAttributes: "reshape",
             SliceAttributes: "slice",

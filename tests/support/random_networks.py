@@ -79,31 +79,52 @@ class RandomNetwork:
                     yield chosen
 
 
-def random_network(rng: np.random.Generator, layers: int = 4, options: int = 3) -> RandomNetwork:
-    """Up to so many layers of one or two inputs and outputs; ties, views and in-place outputs are frequent."""
+def random_network(rng: np.random.Generator, layers: int = 4, options: int = 3, joins: bool = False) -> RandomNetwork:
+    """Up to so many layers of one or two inputs and outputs; ties, views and in-place outputs are frequent.
+
+    With `joins`, many layers may join their inputs in place, where `share_memory` would permit it.
+    """
     tensors, made = ["in"], list[Layer]()
     for i in range(int(rng.integers(1, layers + 1))):
         recent = rng.random() < 0.6
         inputs = (tensors[-1],) if recent else tuple(rng.choice(tensors, int(rng.integers(1, 3))).tolist())
+        if joins and len(tensors) > 2 and rng.random() < 0.5:
+            inputs = tuple(rng.choice(tensors[1:][-4:], 2, replace=False).tolist())
         outputs = tuple([f"t{i}", f"u{i}"][: 1 + int(rng.random() < 0.2)])
         made.append(Layer(f"l{i}", "fake", i, inputs, outputs))
         tensors += outputs
     unread = [tensor for tensor in tensors if all(tensor not in layer.inputs for layer in made)]
     results = tuple(dict.fromkeys(rng.choice(unread if rng.random() < 0.7 else tensors, 2).tolist()))
+    results = (tensors[-1],) if joins else results
     types = {tensor: TensorType((1, int(rng.choice([3, 8, 12])), 4, 4)) for tensor in tensors}
+    may_view, joined = set[str](), set[str]()
+    if joins:
+        one_to_one = [layer.name for layer in made if len(layer.inputs) == len(layer.outputs) == 1]
+        may_view = {name for name in one_to_one if rng.random() < 0.3}
+        joined = _joins(made, results, may_view)
+    for layer in (layer for layer in made if layer.name in joined):
+        channels = sum(types[tensor].shape[1] for tensor in layer.inputs)
+        types[layer.outputs[0]] = TensorType((1, channels, 4, 4))
+    written = {tensor for layer in made if layer.name in joined for tensor in layer.inputs}
     graph = Graph(tuple(made), types, ("in",), results)
     prices: dict[int, float] = {}
     needs: dict[int, Needs] = {}
 
     def offered(layer: Layer) -> list[Candidate]:
         found = []
+        if layer.name in joined:
+            ports = (Format("NCHW"),) * 3
+            found.append(Candidate(graph.workload(layer), FAKE, Variant((("n", -1),), ports[:2], ports[2:])))
+            prices[id(found[0])] = 0.0
+            needs[id(found[0])] = Needs(0.0, 0, 0, (), True)
         for number in range(int(rng.integers(1, options + 1))):
             ports = [Format(str(rng.choice(LAYOUTS))) for _ in (*layer.inputs, *layer.outputs)]
             split = len(layer.inputs)
             variant = Variant((("n", number),), tuple(ports[:split]), tuple(ports[split:]))
             option = Candidate(graph.workload(layer), FAKE, variant)
-            one_to_one = len(layer.inputs) == len(layer.outputs) == 1
-            is_view = bool(one_to_one and rng.random() < 0.1 and _same(types, layer, variant, 0))
+            viewed = layer.name in may_view if joins else len(layer.inputs) == len(layer.outputs) == 1
+            viewed = viewed and layer.outputs[0] not in written
+            is_view = bool(viewed and rng.random() < 0.1 and _same(types, layer, variant, 0))
             in_place = [i for i in range(split) if len(layer.outputs) == 1 and _same(types, layer, variant, i)]
             in_place = [i for i in in_place if rng.random() < 0.5]
             prices[id(option)] = 0.0 if is_view else int(rng.integers(1, 20)) * 1e-5
@@ -125,6 +146,24 @@ def random_network(rng: np.random.Generator, layers: int = 4, options: int = 3) 
     if rng.random() < 0.7:
         adapters = {pair: max(price, 1e-5) for pair, price in adapters.items()}
     return RandomNetwork(graph, every, covers, prices, adapters, needs)
+
+
+def _joins(layers: list[Layer], results: tuple[str, ...], may_view: set[str]) -> set[str]:
+    """Layers of two inputs that layers write, that the model does not return, and that no other of these layers reads.
+
+    Tensors that may be views of the model's inputs or outputs are left out.
+    """
+    found, taken = set[str](), {"in", *results}
+    for _ in layers:
+        for layer in layers:
+            if layer.name in may_view and taken & {*layer.inputs, *layer.outputs}:
+                taken |= {*layer.inputs, *layer.outputs}
+    for layer in layers:
+        inputs = set(layer.inputs)
+        if len(inputs) == 2 and len(layer.outputs) == 1 and not taken & {*inputs, *layer.outputs}:
+            found.add(layer.name)
+            taken |= inputs
+    return found
 
 
 def _same(types: dict[str, TensorType], layer: Layer, variant: Variant, position: int) -> bool:

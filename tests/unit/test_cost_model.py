@@ -147,6 +147,52 @@ def test_measurements_narrow_the_bounds_of_candidates_alike() -> None:
     assert np.mean(widths[1]) < 0.95 * np.mean(widths[0])
 
 
+def seeded(factor: float, threads: int = 1, residency: str = "l2") -> CostModel:
+    """A model that was shown other workloads, which took so many times as long as usual."""
+    found, there = model(), DEVICE.with_threads(threads)
+    shown = options((16, 48), (14, 28))
+    found.seed(Record(c, threads, residency, factor * true_s(c, there)) for c in shown)
+    return found
+
+
+def test_near_records_shift_predictions_less_than_measurements_do() -> None:
+    before, near = model().predict(UNSEEN), seeded(1.5).predict(UNSEEN)
+    measured = model()
+    measured.refine((c, 1.5 * true_s(c)) for c in options((16, 48), (14, 28)))
+    shifts = [
+        np.mean([math.log(found.median_s / old.median_s) for found, old in zip(after, before, strict=True)])
+        for after in (near, measured.predict(UNSEEN))
+    ]
+    assert 0.02 < shifts[0] < shifts[1] < math.log(1.6)
+
+
+def test_lower_bounds_follow_near_records_in_both_directions() -> None:
+    # these were not chosen because they looked fast
+    lows = [np.mean([math.log(p.low_s) for p in seeded(factor).predict(UNSEEN)]) for factor in (0.7, 1.0, 1.5)]
+    assert lows[0] < lows[1] - 0.02 < lows[1] < lows[2] - 0.02
+
+
+def test_near_records_are_seen_with_their_own_threads() -> None:
+    own, more = seeded(1.0).predict(UNSEEN), seeded(1.0, threads=4).predict(UNSEEN)
+    assert np.mean([abs(math.log(a.median_s / b.median_s)) for a, b in zip(own, more, strict=True)]) < 0.3
+
+
+def test_a_near_record_gives_way_to_a_measurement_of_the_same_candidate() -> None:
+    candidate, taken_s = UNSEEN[0], true_s(UNSEEN[0])
+    plain, wrong = model(), model()
+    wrong.seed([Record(candidate, 1, "l2", 5 * taken_s)])
+    assert wrong.predict([candidate])[0].median_s > plain.predict([candidate])[0].median_s
+    for each in (plain, wrong):
+        each.refine([(candidate, taken_s)])
+    assert wrong.predict([candidate])[0].median_s == pytest.approx(plain.predict([candidate])[0].median_s)
+
+
+def test_no_near_records_change_nothing() -> None:
+    empty = model()
+    empty.seed([])
+    assert empty.predict(UNSEEN) == model().predict(UNSEEN)
+
+
 def test_refining_in_steps_is_refining_at_once() -> None:
     once, stepwise = model(), model()
     records = [(c, true_s(c)) for c in UNSEEN[:6]]

@@ -103,23 +103,32 @@ MODEL = ErrorModel(tuple(0.5 if name == "workload" else 0.0 for name in COMPONEN
 
 
 def test_an_error_is_passed_on_to_candidates_alike_only() -> None:
-    posterior = Posterior.of(MODEL, 0.0, likeness([1]), np.array([0.3]))
+    posterior = Posterior.of(MODEL, 0.0, likeness([1]), np.array([0.3]), np.zeros(1))
     mean, deviation = posterior(likeness([1, 9]))
     assert mean == pytest.approx([0.15, 0.0], abs=1e-3)
     assert deviation == pytest.approx([0.3 * math.sqrt(0.75), 0.3], abs=1e-3)
     assert posterior.common == 0.0
 
 
+def test_a_doubtful_error_says_less() -> None:
+    means = []
+    for doubt in (0.0, 1.0, 10.0):
+        mean, deviation = Posterior.of(MODEL, 0.0, likeness([1]), np.array([0.3]), np.array([doubt]))(likeness([1]))
+        means.append(mean[0])
+        assert deviation[0] <= 0.3
+    assert means[0] > 1.5 * means[1] > 1.5 * means[2] > 0
+
+
 def test_what_all_errors_share_is_the_device() -> None:
     known = likeness(list(range(30)))
-    posterior = Posterior.of(MODEL, 0.7, known, np.full(30, 0.9))
+    posterior = Posterior.of(MODEL, 0.7, known, np.full(30, 0.9), np.zeros(30))
     mean, _ = posterior(likeness([99]))
     assert mean[0] == pytest.approx(0.9, abs=0.05)
     assert posterior.common == pytest.approx(mean[0])
 
 
 def test_without_measurements_the_prior_holds() -> None:
-    mean, deviation = Posterior.of(MODEL, 0.0, likeness([]), np.zeros(0))(likeness([1, 2]))
+    mean, deviation = Posterior.of(MODEL, 0.0, likeness([]), np.zeros(0), np.zeros(0))(likeness([1, 2]))
     assert mean.tolist() == [0.0, 0.0] and deviation == pytest.approx([0.3, 0.3])
 
 

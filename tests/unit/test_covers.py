@@ -19,7 +19,7 @@ from softneuro_tvm.formats import TensorType
 from softneuro_tvm.graph import Graph, Layer
 from softneuro_tvm.layers.conv2d import Conv2dAttributes
 from softneuro_tvm.layers.pool2d import Pool2dAttributes
-from softneuro_tvm.measurement import Measurement, Profile
+from softneuro_tvm.measurement import Measurement
 from softneuro_tvm.plan import Plan
 from softneuro_tvm.reference import evaluate
 from softneuro_tvm.registry import layer_kind
@@ -150,7 +150,7 @@ def planned(covered: bool) -> tuple[Graph, Plan]:
         seconds = (1e-6 if covered else 1.0) if kind == "inverted_residual" else 1e-4
         return Measurement("ok", (seconds,) * 5, 1e-6)
 
-    profile = Profile({candidate: measured(candidate.workload.kind) for candidate in candidates.all()})
+    profile = {candidate: measured(candidate.workload.kind) for candidate in candidates.all()}
     return graph, select(graph, candidates, profile, AVX2)
 
 

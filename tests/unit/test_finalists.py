@@ -13,7 +13,7 @@ from softneuro_tvm.device import Device
 from softneuro_tvm.finalists import identity, play_finals, rivals, winner
 from softneuro_tvm.measurement import Measurement
 from softneuro_tvm.profiler import ProfileStore
-from softneuro_tvm.profiler.keys import is_current, network_key
+from softneuro_tvm.profiler.keys import is_current
 from softneuro_tvm.selection import select
 from softneuro_tvm.tuner import Network
 from tests.support import made_up
@@ -70,8 +70,22 @@ def test_finals_are_remembered(case: tuple, tmp_path: Path, monkeypatch: pytest.
         assert play_finals(network, results, DEVICE, plan, store, locked=True) is plan
         first = play_finals(network, results, DEVICE, plan, store)
         assert play_finals(network, results, DEVICE, plan, store, locked=True) == first
-        key = network_key(network.graph.digest, identity(first), DEVICE)
-        known = store.get(key)
+        known = dict(store.records())
     assert len(timed) == 1
     assert first.samples_s and identity(first) != identity(plan)
-    assert known == Measurement("ok", first.samples_s, 0.0) and is_current(key)
+    assert Measurement("ok", first.samples_s, 0.0) in known.values() and all(map(is_current, known))
+
+
+def test_only_times_taken_in_turns_are_compared(case: tuple, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    network, _, plan = case
+    plans = [replace(plan, device={**plan.device, "threads": threads}) for threads in (1, 2, 4)]
+    built: list[int] = []
+    monkeypatch.setattr(finalists, "build", lambda graph, plan, device: built.append(device.threads))
+    monkeypatch.setattr(finalists, "time_interleaved", lambda modules, inputs: [(1.0,) * 5] * len(modules))
+    with ProfileStore(tmp_path / "store.sqlite") as store:
+        for chosen in (plans[:2], plans[1:], plans[::2], plans[:2]):
+            timed = finalists.time_plans(network.graph, chosen, DEVICE, store)
+            assert [each.device for each in timed] == [each.device for each in chosen]
+            assert all(each.samples_s == (1.0,) * 5 for each in timed)
+        assert finalists.time_plans(network.graph, plans, DEVICE, store, locked=True) == []
+    assert built == [1, 2, 2, 4, 1, 4]  # each pair once, each plan for its own number of threads

@@ -17,6 +17,7 @@ ROOT = Path(softneuro_tvm.__file__).parents[1]
 
 def test_public_names() -> None:
     assert softneuro_tvm.__all__ == [
+        "Board",
         "Device",
         "Graph",
         "Model",
@@ -26,6 +27,7 @@ def test_public_names() -> None:
         "build",
         "host_device",
         "load",
+        "load_device",
         "load_module",
         "tune",
         "verify",

@@ -15,7 +15,7 @@ from softneuro_tvm.candidates import Candidates, enumerate_candidates
 from softneuro_tvm.device import Device
 from softneuro_tvm.errors import SelectionError
 from softneuro_tvm.graph import Graph
-from softneuro_tvm.measurement import Measurement, Profile
+from softneuro_tvm.measurement import Measurement
 from softneuro_tvm.plan import Plan
 from softneuro_tvm.routine import Candidate
 from softneuro_tvm.selection import Limits, front_figure, pareto, select
@@ -39,9 +39,9 @@ def measured(candidate: Candidate, seed: int = 0) -> Measurement:
     return Measurement("ok", found.samples_s, 1e-10 / found.median_s)
 
 
-def inputs(graph: Graph, seed: int = 0) -> tuple[Candidates, Profile]:
+def inputs(graph: Graph, seed: int = 0) -> tuple[Candidates, dict[Candidate, Measurement]]:
     candidates = enumerate_candidates(graph, AVX2)
-    return candidates, Profile({candidate: measured(candidate, seed) for candidate in candidates.all()})
+    return candidates, {candidate: measured(candidate, seed) for candidate in candidates.all()}
 
 
 def planned(graph: Graph, **options: Any) -> Plan:
@@ -125,14 +125,14 @@ def test_candidates_that_are_not_allowed_are_left_out() -> None:
 def test_equally_fast_candidates_are_told_apart_by_their_names() -> None:
     graph = small()
     candidates, profile = inputs(graph)
-    same = Profile({candidate: Measurement("ok", (1e-5,), 1e-6) for candidate in profile})
+    same = {candidate: Measurement("ok", (1e-5,), 1e-6) for candidate in profile}
     plan = select(graph, candidates, same, AVX2)
     turned = Candidates(
         {workload: options[::-1] for workload, options in reversed(candidates.by_workload.items())},
         candidates.refusals,
         candidates.covers[::-1],
     )
-    backwards = Profile({candidate: same[candidate] for candidate in reversed(list(same))})
+    backwards = {candidate: same[candidate] for candidate in reversed(list(same))}
     assert select(graph, turned, backwards, AVX2).to_json() == plan.to_json()
 
 

@@ -283,10 +283,9 @@ def test_records_of_a_routine_that_changed_are_ignored_and_others_kept(
             store.put(measured, FOUND)
         assert store.get_many(after.values()) == {before["one"]: FOUND}
         assert store.get_many(keys_now(0.5).values()) == dict.fromkeys(before.values(), FOUND)
-        assert {row.key for row in store.records_near()} == set(before.values())
 
 
-def test_records_to_learn_from_tell_whether_they_are_current(path: Path) -> None:
+def test_records_tell_whether_they_are_current(path: Path) -> None:
     workload, variant = dense()
     routine = next(iter(registry.routines_of("dense")))
     current = measurement_key(Candidate(workload, routine, variant), Device("test", {}, "part", 2), "l2")
@@ -296,10 +295,34 @@ def test_records_to_learn_from_tell_whether_they_are_current(path: Path) -> None
     with ProfileStore(path) as store:
         for each in (current, *others, *elsewhere, network):
             store.put(each, FOUND)
-        near = {row.key: row.current for row in store.records_near(kind="dense", part="part", threads=2)}
-        assert near == {current: True, **dict.fromkeys(others, False)}
-        assert sum(row.current for row in store.records_near()) == 4
-        assert sum(row.current for row in store.rows()) == 5
+        found = {row.key: row.current for row in store.rows()}
+    assert found == dict.fromkeys([current, *elsewhere, network], True) | dict.fromkeys(others, False)
+
+
+def test_records_near_are_of_the_same_routines_on_the_same_processor(path: Path) -> None:
+    wanted = replace(KEY, workload="[1]")
+    near = [replace(KEY, threads=1), replace(KEY, source="0"), replace(KEY, tvm="0.1"), replace(KEY, workload="[2]")]
+    far = [replace(KEY, part="other"), replace(KEY, target="[]"), replace(KEY, routine="conv2d/other")]
+    with ProfileStore(path) as store:
+        for each in (wanted, *near, *far):
+            store.put(each, FOUND)
+        assert dict(store.records_near([wanted], 10)) == dict.fromkeys(near, FOUND)
+        few = [key for key, _ in store.records_near([wanted], 3)]
+        assert few == [key for key, _ in store.records_near([wanted], 3)]
+        assert set(few) == set(near[1:])  # same number of threads
+        assert store.records_near([], 10) == []
+        store.file.run("written", lambda c: c.execute("UPDATE measurement SET params = 'x' WHERE threads = 1"))
+        assert set(dict(store.records_near([wanted], 10))) == set(near[1:])  # a damaged key
+
+
+def test_records_near_are_so_many_of_each_routine(path: Path) -> None:
+    one, two = replace(KEY, routine="conv2d/one"), replace(KEY, routine="conv2d/two")
+    with ProfileStore(path) as store:
+        for number in range(6):
+            store.put(replace(one, workload=f"[{number}]"), FOUND)
+            store.put(replace(two, workload=f"[{number}]"), FOUND)
+        found = [key.routine for key, _ in store.records_near([one, two], 4)]
+    assert sorted(found) == [one.routine] * 4 + [two.routine] * 4
 
 
 def test_median_and_spread() -> None:

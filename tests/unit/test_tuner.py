@@ -59,7 +59,7 @@ def tuner(
     graph: Graph, candidates: Candidates, truth: Truth, *, factor: float = 1.5, **changes: Any
 ) -> tuple[Tuner, FakeProfiler]:
     profiler = FakeProfiler(DEVICE, truth, changes.pop("interrupt_after", math.inf))
-    return Tuner(Network(graph, candidates), profiler, FakeModel(truth, factor), **changes), profiler  # type: ignore[arg-type]
+    return Tuner(Network(graph, candidates), profiler, lambda: FakeModel(truth, factor), **changes), profiler  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("factor", [1.05, 1.5, 10.0])

@@ -155,6 +155,11 @@ def test_save_and_resolve_give_the_model(tmp_path: Path) -> None:
     assert onnx.load(path) == zoo.model("digits") == zoo.resolve("zoo:digits")
 
 
+def test_who_changes_a_network_changes_nobody_elses() -> None:
+    zoo.resolve("zoo:digits").graph.node[0].name = "changed"
+    assert zoo.resolve("zoo:digits") == zoo.model("digits")
+
+
 def test_unknown_name_suggests_a_close_one() -> None:
     with pytest.raises(ModelError, match="did you mean 'resnet18'"):
         zoo.model("resnet-18")
