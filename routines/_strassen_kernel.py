@@ -14,10 +14,11 @@ from softneuro_tvm.graph import Workload
 from softneuro_tvm.routine import Variant
 
 from ._blocked import Epilogue
+from ._lanes import Rows, rows_together, tallest_tile
 from ._products import Place, Sizes
 from ._strassen import LEFT, RESULT, Scratch, block_places, groups_of, products_of
 from ._tir import Expr, Kernel, ceil_div
-from .dense._tiles import LINE, UNROLL, Panel, Rows, Split, Tile, split_evenly, tallest_tile
+from .dense._tiles import LINE, UNROLL, Panel, Split, Tile, split_evenly
 
 Matrix = Sequence[Sequence[int]]
 
@@ -68,6 +69,7 @@ class StrassenWriter:
     ) -> None:
         self.k, self.workload, self.variant, self.sizes = Kernel(), workload, variant, sizes
         self.x_at, self.y_at, self.registers = x_at, y_at, device.vector_registers
+        self.together = rows_together(device.vector_lanes, self.registers)
         self.lanes, self.levels = int(variant["lanes"]), int(variant["levels"])
         self.height, self.steps, self.parts = int(variant["rows"]), int(variant["steps"]), int(variant["parts"])
         self.groups, self.products = groups_of(self.levels), products_of(self.levels)
@@ -147,7 +149,7 @@ class StrassenWriter:
     def _multiply(self, step: Expr, vector: Expr, size: int) -> None:
         """All products of a panel, as [product][row][column]."""
         k, width = self.k, size * self.lanes
-        tiles = split_evenly(self.height, tallest_tile(size, self.registers))
+        tiles = split_evenly(self.height, tallest_tile(size, self.registers, self.together))
         # each tile asks for a part of the next product's weights
         each = ceil_div(UNROLL * width // LINE, sum(count for count, _ in tiles))
         first = k.bind((step * self.columns + vector * self.lanes) * (self.products * self.depth))
@@ -167,7 +169,7 @@ class StrassenWriter:
         read = k.bind(product * self.scratch.sums + top * self.scratch.row)
         write = k.bind(product * self.scratch.found + top * (size * lanes))
         tile, zero = Tile(k, height, size, lanes), k.splat(0.0, lanes)
-        rows = Rows(self.sums, [k.bind(read + i * self.scratch.row) for i in range(height)], 1)
+        rows = Rows(self.sums, [k.bind(read + i * self.scratch.row) for i in range(height)], 1, self.together)
         tile.product(rows, panel, (self.depth // UNROLL, self.depth % UNROLL), lambda i, j: zero)
         for i in range(height):
             for j in range(size):

@@ -5,8 +5,8 @@ Rows are bounded while the kernel runs; columns are peeled while it is generated
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 
 from tvm.tirx.script.builder import ir as T
 
@@ -28,12 +28,14 @@ class Columns:
         count: Number of tiles; 1 where a tile touches the border.
         width: Output columns of a tile.
         inside: True if no tile reads padding.
+        step: Output columns from the start of one tile to that of the next.
     """
 
     first: int
     count: int
     width: int
     inside: bool
+    step: int
 
 
 @dataclass(frozen=True)
@@ -91,20 +93,13 @@ class Window:
         reach = (self.kernel[1] - 1) * self.dilation[1]
         number = ceil_div(self.target[1], limit)
         narrow, wider = divmod(self.target[1], number)
-        run: Columns | None = None
-        first = 0
+        first, found = 0, []
         for tile in range(number):
             width = narrow + (tile < wider)
             inside = self.left(first) >= 0 and self.left(first + width - 1) + reach < self.source[1]
-            if run and inside and run.inside and run.width == width:
-                run = Columns(run.first, run.count + 1, width, True)
-            else:
-                if run:
-                    yield run
-                run = Columns(first, 1, width, inside)
+            found.append(Columns(first, 1, width, inside, width))
             first += width
-        if run:
-            yield run
+        yield from joined(found)
 
     def feeds(self, columns: Columns) -> Iterator[tuple[int, list[tuple[int, int]]]]:
         """Input columns that a tile reads, from `left(tile)` on, each with (output column, kernel column) it feeds.
@@ -121,6 +116,20 @@ class Window:
                 yield column, found[column]
 
 
+def joined(tiles: Iterable[Columns]) -> Iterator[Columns]:
+    """Single tiles as runs: neighbours of the same width, a step apart, that read no padding become one loop."""
+    run: Columns | None = None
+    for tile in tiles:
+        if run and run.inside and tile == replace(run, first=run.first + run.count * run.step, count=1):
+            run = replace(run, count=run.count + 1)
+            continue
+        if run:
+            yield run
+        run = tile
+    if run:
+        yield run
+
+
 def sweep(k: Kernel, window: Window, limit: int) -> Iterator[tuple[Columns, Expr]]:
     """Emits the loops over tiles of output columns; yields each tile and its first column inside its loop."""
     for columns in window.tiles(limit):
@@ -128,14 +137,19 @@ def sweep(k: Kernel, window: Window, limit: int) -> Iterator[tuple[Columns, Expr
             yield columns, columns.first
             continue
         with k.loop(columns.count) as tile:
-            yield columns, columns.first + tile * columns.width
+            yield columns, columns.first + tile * columns.step
 
 
-def tile_columns(device: Device, window: Window, taps: int, vectors: int = 1) -> int:
+def tile_columns(device: Device, window: Window, taps: int, vectors: int = 1, holds_input: bool = False) -> int:
     """Output columns of a tile of some `vectors` whose accumulators, with `taps` weights, fill the vector registers.
 
     Somewhat narrower tiles are taken where fewer of them are special; the kernel's width bounds the size of the code.
+    If the tile holds its input, every input column takes a register, too.
     """
     free = device.vector_registers - 1 - taps
     widest = max(1, min(min(14, max(8, free)) // vectors, MOST_TAPS // taps, window.target[1]))
+    if holds_input:
+        reach = (window.kernel[1] - 1) * window.dilation[1] + 4
+        step = vectors + window.strides[1]
+        widest = max(1, min(widest, (device.vector_registers - taps - reach) // step))
     return min(range(widest, widest * 2 // 3, -1), key=lambda columns: len(list(window.tiles(columns))))

@@ -89,11 +89,15 @@ class Source:
     channel: int
 
 
-def reduction_block(channels: int, block: int) -> int:
-    """Input channels of one step of the outer reduction loop: divides the layout's block, wastes less than 4."""
+def reduction_block(channels: int, block: int, lanes: int) -> int:
+    """Input channels of one step of the outer reduction loop: divides the layout's block, wastes less than 4.
+
+    With short vectors, one loop body: LLVM unrolls an inner loop, and moves loads upwards until accumulators spill.
+    """
     if block == 1:
         return next(size for size in (4, 3, 2, 1) if channels % size == 0)
-    return next(size for size in (16, 8, 4) if block % size == 0 and round_up(channels, 4) % size == 0)
+    sizes = (16, 8, 4) if lanes > 4 else (4,)
+    return next(size for size in sizes if block % size == 0 and round_up(channels, 4) % size == 0)
 
 
 def _copy(target: Any, at: Expr, source: Any, start: Expr, elements: int, lanes: int) -> None:
@@ -141,7 +145,7 @@ class BandReader:
 
     def __init__(self, geometry: Geometry, source: Blocked, lanes: int) -> None:
         self.g, self.map, self.lanes = geometry, source, lanes
-        self.block = reduction_block(geometry.c, source.block)
+        self.block = reduction_block(geometry.c, source.block, lanes)
 
     def read(self, how: str, x: Any, band: Band) -> Source:
         """The source of a band: one of the four kinds that `direct` explains."""

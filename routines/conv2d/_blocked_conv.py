@@ -19,9 +19,10 @@ from softneuro_tvm.graph import Workload
 from softneuro_tvm.routine import Routine, Variant
 
 from .._blocked import Blocked, Epilogue, pack_channel_vectors
+from .._lanes import Rows, rows_together, tallest_tile
 from .._tir import Expr, Kernel, ceil_div, round_up
 from ._bands import Band, BandReader, Geometry, Source, reduction_block
-from ._tiles import UNROLL, Operand, Tile, common_split, for_each_group, nest, split_evenly, widest_tile
+from ._tiles import UNROLL, Split, Tile, common_split, for_each_group, nest, split_evenly
 
 LINE = 16
 """float32 elements of a cache line."""
@@ -33,7 +34,7 @@ CHEAP = ("identity", "relu", "clip", "leaky_relu", "prelu", "hard_sigmoid", "har
 def pack_weights(workload: Workload, variant: Variant, weights: Mapping[str, np.ndarray]) -> tuple[np.ndarray, ...]:
     """Weights as [group of vectors][C block][R][S][channel of the block][K of the group]; bias; slope."""
     g, lanes = Geometry.of(workload), int(variant["lanes"])
-    block = reduction_block(g.c, Blocked(workload.inputs[0].shape, variant.inputs[0].layout).block)
+    block = reduction_block(g.c, Blocked(workload.inputs[0].shape, variant.inputs[0].layout).block, lanes)
     vectors = ceil_div(g.k, lanes)
     padded = np.zeros((vectors * lanes, round_up(g.c, block), g.r, g.s), "float32")
     padded[: g.k, : g.c] = weights["weight"]
@@ -100,6 +101,9 @@ class BlockedConvolution:
         self.reader = BandReader(self.g, self.source, self.lanes)
         self.block = self.reader.block
         self.blocks = ceil_div(self.g.c, self.block)
+        position, channel = (0, 1) if self.source.block > 1 else (1, 0)
+        position *= self.g.strides[1] if self.copy in ("rows", "none") else 1
+        self.together = rows_together(device.vector_lanes, device.vector_registers, position, channel)
         self.taps = self.blocks * self.block * self.g.r * self.g.s
         self.groups = split_evenly(ceil_div(self.g.k, self.lanes), int(variant["vectors"]))
         self.part_lanes = min(self.lanes, self.target.block)
@@ -145,7 +149,7 @@ class BlockedConvolution:
         """All positions of the band for one group of output channels."""
         per_step = ceil_div(self.blocks, self.steps)
         steps = ceil_div(self.blocks, per_step)
-        widest = widest_tile(group.vectors, self.device.vector_registers)
+        widest = tallest_tile(group.vectors, self.device.vector_registers, self.together)
         with nest(steps) as (step,):
             low = step * per_step
             count = per_step if per_step * steps == self.blocks else T.min(per_step, self.blocks - low)
@@ -161,7 +165,7 @@ class BlockedConvolution:
                         self._tile(source, band.n, group, width, span, place)
                     begin, index = begin + pieces * width, index + pieces
                 return
-            row = split_evenly(self.g.ow, widest)
+            row = self._columns(widest)
             tiles = sum(pieces for pieces, _ in row)
             with nest(band.rows) as (y,):
                 begin, index = 0, y * tiles
@@ -172,6 +176,10 @@ class BlockedConvolution:
                         place = _Place(position, offset, index + t, tiles * self.height)
                         self._tile(source, band.n, group, width, span, place)
                     begin, index = begin + pieces * width, index + pieces
+
+    def _columns(self, widest: int) -> Split:
+        """How an output row is cut into tiles."""
+        return split_evenly(self.g.ow, widest)
 
     def _flat_tiles(self, band: Band, widest: int) -> list[tuple[Expr, int]]:
         """Tiles along the consecutive positions of a band: pairs (count, width)."""
@@ -194,8 +202,8 @@ class BlockedConvolution:
             self._prefetch(weight, per, span, place, (b * g.r + r) * g.s + s)
             with nest(self.block // steps) as (q,):
                 offsets = [start + q * steps * source.channel + i * source.position for i in range(width)]
-                scalars, vectors = Operand(source.buffer, source.channel), Operand(self.buffers["weight"], per)
-                tile.accumulate(scalars, offsets, vectors, row + q * (steps * per), steps)
+                rows = Rows(source.buffer, offsets, source.channel, self.together)
+                tile.accumulate(rows, self.buffers["weight"], row + q * (steps * per), per, steps)
         tile.combine()
         k.when(span.is_last, lambda: self._finish(tile, n, group, place), lambda: self._put(tile, n, group, place))
 

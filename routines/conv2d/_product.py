@@ -13,10 +13,11 @@ from softneuro_tvm.graph import Workload
 from softneuro_tvm.routine import Variant
 
 from .._blocked import Epilogue
+from .._lanes import Rows, rows_together, tallest_tile
 from .._tir import Expr, Kernel, ceil_div
 from ._bands import Geometry, reduction_block
 from ._blocked_conv import CHEAP, pack_weights
-from ._tiles import UNROLL, Operand, Split, Tile, nest, split_evenly, widest_tile
+from ._tiles import UNROLL, Split, Tile, nest, split_evenly
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class Product:
     @property
     def step(self) -> int:
         """Channels of one step of the outer reduction loop."""
-        return reduction_block(Geometry.of(self.workload).c, self.block)
+        return reduction_block(Geometry.of(self.workload).c, self.block, self.lanes)
 
     @property
     def steps(self) -> int:
@@ -85,7 +86,7 @@ class Product:
 
     def widest(self, vectors: int) -> int:
         """Positions of a tile of so many vectors."""
-        return widest_tile(vectors, self.registers)
+        return tallest_tile(vectors, self.registers, rows_together(self.lanes, self.registers))
 
     def tile(
         self,
@@ -110,20 +111,19 @@ class Product:
             width: Number of positions.
             store: What to do with the results.
         """
-        vectors, first = group
-        step, per, taps = self.step, vectors * self.lanes, self.steps * self.step
-        tile = Tile(k, width, vectors, self.lanes)
-        tile.start(lambda i, j, lane: k.load(buffers["bias"], (first + j) * self.lanes, self.lanes), self.lanes)
-        weight, inner = k.bind(first * (self.lanes * taps)), self.block // step
+        (vectors, first), lanes = group, self.lanes
+        step, per, taps = self.step, vectors * lanes, self.steps * self.step
+        tile = Tile(k, width, vectors, lanes)
+        tile.start(lambda i, j, lane: k.load(buffers["bias"], (first + j) * lanes, lanes), lanes)
+        weight, inner = k.bind(first * (lanes * taps)), self.block // step
         unroll = UNROLL if step % UNROLL == 0 else step
         with nest(self.steps) as (b,):
             at = k.bind(start + (b * plane if inner == 1 else b // inner * plane + b % inner * step))
             row = k.bind(weight + b * (step * per))
             with nest(step // unroll) as (q,):
                 offsets = [at + q * unroll + i * self.block for i in range(width)]
-                tile.accumulate(
-                    Operand(source, 1), offsets, Operand(buffers["weight"], per), row + q * (unroll * per), unroll
-                )
+                rows = Rows(source, offsets, 1, rows_together(lanes, self.registers))
+                tile.accumulate(rows, buffers["weight"], row + q * (unroll * per), per, unroll)
         tile.combine()
         self._finish(k, buffers, tile, group, store)
 

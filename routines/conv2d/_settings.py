@@ -10,6 +10,7 @@ from softneuro_tvm.graph import Workload
 from softneuro_tvm.routine import Variant
 
 from .._blocked import Blocked, blocked_layouts, port_formats
+from .._lanes import rows_together, tallest_tile
 from .._tir import ceil_div, round_up
 from ._bands import BandReader, Geometry
 from ._tiles import split_evenly
@@ -54,8 +55,9 @@ def tile_vectors(device: Device) -> tuple[int, int, int]:
     return (2, 4, 3) if device.vector_registers >= 32 else (2, 3, 1)
 
 
-def fills_rows(g: Geometry, widest: int) -> bool:
-    """True if tiles along one output row are wide."""
+def fills_rows(g: Geometry, device: Device) -> bool:
+    """True if tiles of two vectors along one output row are wide."""
+    widest = tallest_tile(2, device.vector_registers, rows_together(device.vector_lanes, device.vector_registers))
     return split_evenly(g.ow, widest)[0][1] * 4 >= 3 * widest
 
 
@@ -67,7 +69,7 @@ def setting(workload: Workload, device: Device, choice: Choice, source: str, tar
     taps = 4 * ceil_div(g.c, reader.block) * reader.block * g.r * g.s
     steps = max(1, round(taps * vectors * lanes / (device.l2_bytes // 8)))
     is_weight_heavy = taps * g.k > device.l2_bytes // 2
-    room = device.l2_bytes if is_weight_heavy else device.l2_bytes // 4 if reader.map.block > 1 else device.l1_bytes
+    room = device.l2_bytes if is_weight_heavy else device.l2_bytes // (4 if reader.map.block > 1 else 2)
     rows = g.oh * g.ow if choice.copy == "flat" else g.oh
 
     def fits(bands: int) -> bool:

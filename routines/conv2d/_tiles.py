@@ -7,6 +7,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from .._lanes import Rows
 from .._tir import Expr, Kernel, ceil_div
 
 Split = tuple[tuple[int, int], ...]
@@ -48,19 +49,6 @@ def common_split(extents: Sequence[int], largest: int) -> tuple[int, list[tuple[
     raise ValueError(f"extents {list(extents)} cannot be cut")
 
 
-def widest_tile(vectors: int, registers: int) -> int:
-    """Positions of a tile that leaves registers for its weight vectors and one broadcast value."""
-    return max(1, (registers - vectors - 1) // vectors)
-
-
-@dataclass(frozen=True)
-class Operand:
-    """A buffer that tiles read, and its elements between two steps of the reduction."""
-
-    buffer: Any
-    stride: int
-
-
 @dataclass
 class Tile:
     """Accumulators: `width` rows (positions) of `vectors` vectors of `lanes` columns (output channels).
@@ -95,15 +83,15 @@ class Tile:
                 for chain in range(1, self.chains):
                     self.k.store(buffer, self._at(j, chain), self.k.splat(0.0, self.lanes), self.lanes)
 
-    def accumulate(self, scalars: Operand, offsets: Sequence[Expr], vectors: Operand, offset: Expr, steps: int) -> None:
-        """Some steps of the reduction: step u adds ``scalars[offsets[i], u] * vectors[offset, u, j]`` to each sum."""
+    def accumulate(self, rows: Rows, vectors: Any, offset: Expr, stride: int, steps: int) -> None:
+        """Some steps of the reduction: step u adds ``rows[i, u] * vectors[offset + u * stride, j]`` to each sum."""
         k, lanes = self.k, self.lanes
         for u in range(steps):
             chain = u % self.chains
-            row = offset + u * vectors.stride
-            columns = [k.load(vectors.buffer, row + j * lanes, lanes) for j in range(self.vectors)]
-            for buffer, start in zip(self.sums, offsets, strict=True):
-                value = k.splat(scalars.buffer[start + u * scalars.stride], lanes)
+            row = offset + u * stride
+            columns = [k.load(vectors, row + j * lanes, lanes) for j in range(self.vectors)]
+            for i, buffer in enumerate(self.sums):
+                value = rows.broadcast(i, u, steps, lanes)
                 for j, column in enumerate(columns):
                     at = self._at(j, chain)
                     k.store(buffer, at, k.load(buffer, at, lanes) + value * column, lanes)

@@ -355,7 +355,7 @@ def promising_plans(workload: Workload, layout: str, device: Device, threads: in
         base = Plan._of(workload, layout, m=m, rows=1, columns=1, vectors=1, grain="bands", threads=threads)
         if base.error > LARGEST_ERROR:
             continue
-        # two vectors in a block make 14 x 2 and 6 x 2 register tiles of 32 and 16 registers
+        # two vectors in a block make 14 x 2 and 6 x 2 register tiles of 32 and 16 registers, 9 x 2 on NEON
         base = replace(base, vectors=min(base.y.blocks, 3 if base.y.blocks % 2 else 2))
         resident = base.is_resident(device)
         near = _banded(base, device.l2_bytes - (4 * base.weight_elements if resident else 0), device)

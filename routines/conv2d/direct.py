@@ -11,7 +11,6 @@ from softneuro_tvm.routine import Requirement, Variant
 from ._bands import Geometry
 from ._blocked_conv import BlockedRoutine
 from ._settings import Choice, fills_rows, layout_pairs, prefers_channels, settings, tile_vectors
-from ._tiles import widest_tile
 
 
 class Direct(BlockedRoutine):
@@ -41,7 +40,7 @@ class Direct(BlockedRoutine):
         """Two or three tile shapes, the copy that fits the map first, threads over rows and over channels."""
         g = Geometry.of(workload)
         in_rows = "rows" if any(g.padding) else "none"
-        wide = fills_rows(g, widest_tile(2, device.vector_registers))
+        wide = fills_rows(g, device)
         first, second = (in_rows, "columns") if wide else ("columns", in_rows)
         by_channels = prefers_channels(workload, device, 2)
         choices = [Choice(vectors, first, by_channels) for vectors in tile_vectors(device)[:2]]

@@ -17,6 +17,7 @@ from softneuro_tvm.routine import Requirement, Routine, Variant
 
 from .._blocked import Blocked, blocked_layouts, port_formats
 from .._channels import ChannelVectors
+from .._lanes import Rows, rows_together
 from .._threads import serial_seconds, thread_counts
 from .._tir import Expr, Kernel, ceil_div
 from .._vectors import shuffle
@@ -52,6 +53,11 @@ class Groups:
         """True if output vectors hold several whole groups each, whose input channels fill one or two vectors."""
         v = self.lanes
         return self.writes < v and v % self.writes == 0 and (v % self.span == 0 or self.span == 2 * v)
+
+    def together(self, registers: int) -> int:
+        """Input channels that are read as one vector, of which multiply-adds take a lane each."""
+        holds = not self.permuted and self.reads % self.lanes == 0 and rows_together(self.lanes, registers)
+        return self.lanes if holds else 1
 
     def sources(self, tile: Expr) -> tuple[Expr, Expr]:
         """The first input channel that a tile of output vectors depends on, and the number of channels from there."""
@@ -114,10 +120,11 @@ class Grouped(Routine):
         counts = thread_counts(device, serial_seconds(workload, reads * r_extent * s_extent, device))
         window = Window.of(workload, (r_extent, s_extent))
         for layout in blocked_layouts(device):
-            groups = _groups(workload, layout)
+            groups = groups_of(workload, layout)
             for vectors in (2, 1) if groups.writes % (2 * groups.lanes) == 0 else (1,):
                 taps = s_extent * (reads if groups.permuted else vectors)
-                widest = tile_columns(device, window, taps, vectors)
+                holds_input = groups.together(device.vector_registers) > 1
+                widest = tile_columns(device, window, taps, vectors, holds_input)
                 narrow = min(widest, 8) if vectors == 1 and groups.lanes == device.vector_lanes else widest
                 for columns, threads in product((widest, narrow), counts):
                     params = (("vectors", vectors), ("columns", columns), ("threads", threads))
@@ -132,39 +139,44 @@ class Grouped(Routine):
         """Weights as `Groups.pack` lays them out; bias and slope padded to whole vectors."""
         layout = variant.outputs[0].layout
         vectors = ChannelVectors.of(workload.outputs[0].shape[1], layout, 1)
-        packed = _groups(workload, layout, variant["vectors"]).pack(weights["weight"])
+        packed = groups_of(workload, layout, variant["vectors"]).pack(weights["weight"])
         return packed, *pack_vectors(weights, vectors)
 
     def emit(self, workload: Workload, variant: Variant, device: Device) -> Any:
         """Generates the kernel: x, [residual], weight, bias, [slope], y."""
-        layout = variant.outputs[0].layout
-        groups = _groups(workload, layout, variant["vectors"])
-        x_map, y_map = Blocked(workload.inputs[0].shape, layout), Blocked(workload.outputs[0].shape, layout)
         _, _, r_extent, s_extent = workload.weight_types["weight"].shape
-        window = Window.of(workload, (r_extent, s_extent))
-        packed = groups.packed_shape(window.kernel)
-        at_once = max(1, (device.vector_registers - 2 - variant["columns"]) // (window.kernel[1] + 1))
-        with Kernel() as k:
-            ports = Ports.declare(k, workload, variant, packed, ChannelVectors.of(groups.outputs, layout, 1))
-            rows, tiles, v = y_map.shape[2], packed[0], groups.lanes
-            with k.loop(y_map.shape[0] * tiles * rows, variant["threads"] > 1) as task:
-                y, tile, n = task % rows, task // rows % tiles, task // (rows * tiles)
-                for columns, x0 in sweep(k, window, variant["columns"]):
-                    sums = [k.scratch(columns.width * v) for _ in range(groups.vectors)]
-                    for j, accumulators in enumerate(sums):
-                        ports.begin(k, accumulators, columns.width, tile * groups.vectors + j)
-                    body = _Body(k, ports, groups, window, columns, x_map, at_once)
-                    (body.permuted if groups.permuted else body.broadcast)(sums, n, tile, y, x0)
-                    for j, accumulators in enumerate(sums):
-                        vector = tile * groups.vectors + j
-                        ports.finish(k, accumulators, columns.width, vector, y_map.offset(n, vector, y, x0), v)
-        return k.function
+        return write_kernel(workload, variant, device, Window.of(workload, (r_extent, s_extent)))
 
 
-def _groups(workload: Workload, layout: str, vectors: int = 1) -> Groups:
+def groups_of(workload: Workload, layout: str, vectors: int = 1) -> Groups:
     """The groups of a convolution."""
     outputs, reads, _, _ = workload.weight_types["weight"].shape
     return Groups(reads, outputs // workload.attributes.groups, outputs, block_of(layout, "C"), vectors)
+
+
+def write_kernel(workload: Workload, variant: Variant, device: Device, window: Window) -> Any:
+    """The PrimFunc of a variant whose tiles read through a window: x, [residual], weight, bias, [slope], y."""
+    layout = variant.outputs[0].layout
+    groups = groups_of(workload, layout, variant["vectors"])
+    x_map, y_map = Blocked(workload.inputs[0].shape, layout), Blocked(workload.outputs[0].shape, layout)
+    packed = groups.packed_shape(window.kernel)
+    together = groups.together(device.vector_registers)
+    at_once = max(1, (device.vector_registers - 2 - variant["columns"]) // (window.kernel[1] + 1))
+    with Kernel() as k:
+        ports = Ports.declare(k, workload, variant, packed, ChannelVectors.of(groups.outputs, layout, 1))
+        rows, tiles, v = y_map.shape[2], packed[0], groups.lanes
+        with k.loop(y_map.shape[0] * tiles * rows, variant["threads"] > 1) as task:
+            y, tile, n = task % rows, task // rows % tiles, task // (rows * tiles)
+            for columns, x0 in sweep(k, window, variant["columns"]):
+                sums = [k.scratch(columns.width * v) for _ in range(groups.vectors)]
+                for j, accumulators in enumerate(sums):
+                    ports.begin(k, accumulators, columns.width, tile * groups.vectors + j)
+                body = _Body(k, ports, groups, window, columns, x_map, at_once, together)
+                (body.permuted if groups.permuted else body.broadcast)(sums, n, tile, y, x0)
+                for j, accumulators in enumerate(sums):
+                    vector = tile * groups.vectors + j
+                    ports.finish(k, accumulators, columns.width, vector, y_map.offset(n, vector, y, x0), v)
+    return k.function
 
 
 @dataclass(frozen=True, eq=False)
@@ -179,6 +191,7 @@ class _Body:
         columns: The tile's output columns.
         x_map: Addresses of the input.
         at_once: Permutations whose weights stay in registers together.
+        together: Input channels that are read as one vector.
     """
 
     k: Kernel
@@ -188,6 +201,7 @@ class _Body:
     columns: Columns
     x_map: Blocked
     at_once: int
+    together: int
 
     def _taps(self, tile: Expr, step: Expr, r: Expr) -> list[list[Expr]]:
         """The weights of a kernel row and a step: vectors by kernel column and output vector."""
@@ -225,17 +239,20 @@ class _Body:
                         self._accumulate(sums, shuffle(read, width, lanes), step_taps, fed)
 
     def broadcast(self, sums: list[Any], n: Expr, tile: Expr, y: Expr, x0: Expr) -> None:
-        """Broadcasts one input channel after the other."""
+        """Broadcasts one input channel after the other, or lanes of a vector of them."""
         k, x_map, x = self.k, self.x_map, self.ports.buffers["x"]
         v = self.groups.lanes
         first, steps = self.groups.sources(tile)
         top, begin, end = self.window.rows(y)
-        with k.loop(steps) as step:
-            channel = k.bind(first + step)
+        together = self.together
+        with k.loop(steps // together) as chunk:
+            channel = k.bind(first + chunk * together)
             with k.loop(end - begin) as row:
                 r = k.bind(begin + row)
-                taps = self._taps(tile, step, r)
                 place = top + r * self.window.dilation[0], self.window.left(x0)
-                source = k.bind(x_map.offset(n, channel // v, *place, channel % v))
-                for column, fed in self.window.feeds(self.columns):
-                    self._accumulate(sums, k.bind(k.splat(x[source + column * v], v)), taps, fed)
+                for u in range(together):
+                    taps = self._taps(tile, chunk * together + u, r)
+                    source = k.bind(x_map.offset(n, channel // v, *place, channel % v))
+                    for column, fed in self.window.feeds(self.columns):
+                        value = Rows(x, [source + column * v], 1, int(together > 1)).broadcast(0, u, together, v)
+                        self._accumulate(sums, k.bind(value), taps, fed)

@@ -14,16 +14,22 @@ from softneuro_tvm.graph import Workload
 from softneuro_tvm.routine import Requirement, Routine, Variant
 
 from .._blocked import Blocked, Epilogue, port_formats
+from .._lanes import Rows, rows_together, tallest_tile
 from .._tir import Expr, Kernel, ceil_div, round_up
 from ._bands import Band, BandReader, Geometry, Source
 from ._blocked_conv import CHEAP, LINE
-from ._tiles import Operand, Tile, for_each_group, nest, split_evenly, widest_tile
+from ._tiles import Tile, for_each_group, nest, split_evenly
 
 
 def _per_group(workload: Workload) -> tuple[Geometry, int]:
     """Sizes with every group of channels seen as an image of its own, and the number of groups."""
     g, groups = Geometry.of(workload), workload.attributes.groups
     return replace(g, n=g.n * groups, c=g.c // groups, k=g.k // groups), groups
+
+
+def _together(device: Device) -> int:
+    """Output channels, whose weights lie side by side, that come with one vector."""
+    return rows_together(device.vector_lanes, device.vector_registers, row=1, step=0)
 
 
 class Im2col(Routine):
@@ -84,7 +90,7 @@ class Im2col(Routine):
     @staticmethod
     def _tile(g: Geometry, vectors: int, device: Device) -> int:
         """Output channels of a tile."""
-        return split_evenly(g.k, widest_tile(vectors, device.vector_registers))[0][1]
+        return split_evenly(g.k, tallest_tile(vectors, device.vector_registers, _together(device)))[0][1]
 
     def error_bound(self, workload: Workload, variant: Variant) -> float:
         """Summation of C * R * S products in float32."""
@@ -204,8 +210,8 @@ class _Emitter:
                 for line in range(share):
                     at = row + size * (g.c * g.r * g.s) + (index * share + line) * LINE
                     k.prefetch(self.buffers["weight"], at)
-            scalars, data = Operand(self.buffers["weight"], size), Operand(source.buffer, source.channel)
-            tile.accumulate(scalars, [row + i for i in range(size)], data, columns, block)
+            rows = Rows(self.buffers["weight"], [row + i for i in range(size)], size, _together(self.device))
+            tile.accumulate(rows, source.buffer, columns, source.channel, block)
         tile.combine()
         self._finish(tile, channel, image * (g.oh * g.ow) + band.first * g.ow + p)
 

@@ -11,7 +11,7 @@ from softneuro_tvm.routine import Requirement, Variant
 from ._bands import Geometry
 from ._blocked_conv import BlockedRoutine
 from ._settings import Choice, fills_rows, layout_pairs, prefers_channels, settings, tile_vectors
-from ._tiles import MIN_CHAINS, widest_tile
+from ._tiles import MIN_CHAINS
 
 
 class Pointwise(BlockedRoutine):
@@ -43,7 +43,7 @@ class Pointwise(BlockedRoutine):
         if g.is_flat:
             copies = ("flat", "flat")
         else:
-            wide = fills_rows(g, widest_tile(2, device.vector_registers))
+            wide = fills_rows(g, device)
             copies = ("none", "columns") if wide else ("columns", "none")
         choices = [Choice(vectors, copies[0], by_channels) for vectors in tiles]
         choices.append(Choice(tiles[0], copies[1], by_channels))

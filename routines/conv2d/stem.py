@@ -9,6 +9,7 @@ from softneuro_tvm.graph import Workload
 from softneuro_tvm.routine import Requirement, Variant
 
 from .._blocked import blocked_layouts
+from .._lanes import rows_together
 from ._blocked_conv import BlockedRoutine
 from ._settings import Choice, settings, tile_vectors
 
@@ -37,5 +38,8 @@ class Stem(BlockedRoutine):
         targets = [*blocked_layouts(device)]
         if workload.outputs[0].shape[1] % device.vector_lanes == 0:
             targets.append("NHWC")
-        choices = [Choice(vectors, "rows", False) for vectors in tile_vectors(device)]
+        # multiplying by lanes wants scalars side by side: the copy leaves out the columns between them
+        by_lane = rows_together(device.vector_lanes, device.vector_registers)
+        copy = "columns" if by_lane and workload.attributes.strides[1] == 2 else "rows"
+        choices = [Choice(vectors, copy, False) for vectors in tile_vectors(device)]
         return settings(workload, device, choices, [("NCHW", target) for target in targets])

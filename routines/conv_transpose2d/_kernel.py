@@ -16,11 +16,12 @@ from softneuro_tvm.routine import Variant
 
 from .._blocked import Blocked, Epilogue, pack_channel_vectors
 from .._copy import copy_run
+from .._lanes import Rows, rows_together, tallest_tile
 from .._rows import sweep
 from .._tir import Expr, Kernel, all_of, ceil_div
 from ..conv2d._bands import reduction_block
 from ..conv2d._blocked_conv import CHEAP
-from ..conv2d._tiles import UNROLL, Operand, Tile, common_split, for_each_group, nest, split_evenly, widest_tile
+from ..conv2d._tiles import UNROLL, Tile, common_split, for_each_group, nest, split_evenly
 from ._phases import Axis, table
 
 MOST_SUMS = 26
@@ -58,7 +59,7 @@ class Plan:
         rows, columns = Axis.of(workload, 0), Axis.of(workload, 1)
         is_joined = rows.is_even and columns.is_even
         _, c, _, _ = workload.inputs[0].shape
-        block = reduction_block(c, Blocked(workload.inputs[0].shape, source).block)
+        block = reduction_block(c, Blocked(workload.inputs[0].shape, source).block, lanes)
         own = ceil_div(workload.outputs[0].shape[1], lanes)
         width = own * len(rows.phases) * len(columns.phases) if is_joined else own
         return Plan(
@@ -145,6 +146,7 @@ class PhaseConvolution:
         self.lanes, self.bands, self.parts = self.plan.lanes, int(variant["bands"]), int(variant["parts"])
         self.part_lanes = min(self.lanes, self.target.block)
         self.height = ceil_div(self.plan.rows.count, self.bands)
+        self.together = rows_together(device.vector_lanes, device.vector_registers)
         self.buffers: dict[str, Any] = {}
 
     def emit(self) -> Any:
@@ -210,7 +212,9 @@ class PhaseConvolution:
     def _phase(self, source: _Source, n: Expr, first: Expr, group: _Group) -> None:
         """All outputs of the band in one phase for one group of vectors."""
         k = self.k
-        widest = min(widest_tile(group.vectors, self.device.vector_registers), MOST_SUMS // group.vectors)
+        widest = min(
+            tallest_tile(group.vectors, self.device.vector_registers, self.together), MOST_SUMS // group.vectors
+        )
         extents = sorted({phase.count for phase in self.plan.columns.phases}, reverse=True)
         width, splits = common_split(extents, widest)
         counts = [splits[extents.index(phase.count)] for phase in self.plan.columns.phases]
@@ -252,8 +256,8 @@ class PhaseConvolution:
             line = k.bind(weight + ((b * ny + r) * nx + s) * (plan.block * per))
             with nest(plan.block // steps) as (q,):
                 starts = [start + q * steps + offset for offset in offsets]
-                vectors = Operand(self.buffers["weight"], per)
-                tile.accumulate(Operand(source.buffer, 1), starts, vectors, line + q * (steps * per), steps)
+                taken = Rows(source.buffer, starts, 1, self.together)
+                tile.accumulate(taken, self.buffers["weight"], line + q * (steps * per), per, steps)
         tile.combine()
         self._finish(tile, n, first, group, place)
 

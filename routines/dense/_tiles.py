@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
+from .._lanes import Rows
 from .._tir import Expr, Kernel, ceil_div
 from .._vectors import shuffle
 
@@ -28,20 +29,6 @@ def split_evenly(extent: int, largest: int) -> Split:
     size = ceil_div(extent, number)
     large = extent - number * (size - 1)
     return tuple((count, width) for count, width in ((large, size), (number - large, size - 1)) if count)
-
-
-def tallest_tile(vectors: int, registers: int) -> int:
-    """Rows of a tile that leaves registers for the panel's vectors and one broadcast value."""
-    return max(1, (registers - vectors - 1) // vectors)
-
-
-@dataclass(frozen=True)
-class Rows:
-    """The left side of a product: element c of row i is ``buffer[starts[i] + c * stride]``."""
-
-    buffer: Any
-    starts: Sequence[Expr]
-    stride: int
 
 
 @dataclass(frozen=True)
@@ -107,13 +94,13 @@ class Tile:
 
         def steps(c: Expr, number: int) -> None:
             at = k.bind(panel.first + c * width)
-            starts = [k.bind(start + c * rows.stride) for start in rows.starts]
+            left = replace(rows, starts=[k.bind(start + c * rows.stride) for start in rows.starts])
             for line in range(panel.prefetched):
                 k.prefetch(panel.buffer, at + panel.ahead + line * LINE)
             for u in range(number):
                 columns = [k.bind(k.load(panel.buffer, at + u * width + j * lanes, lanes)) for j in range(self.vectors)]
-                for i, first in enumerate(starts):
-                    value = k.bind(k.splat(rows.buffer[first + u * rows.stride], lanes))
+                for i in range(self.rows):
+                    value = k.bind(left.broadcast(i, u, number, lanes))
                     for j, column in enumerate(columns):
                         self._add(i, j, u % self.chains, value * column)
 

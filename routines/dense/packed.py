@@ -16,8 +16,9 @@ from softneuro_tvm.graph import Workload
 from softneuro_tvm.routine import Requirement, Routine, Variant
 
 from .._blocked import Epilogue, pack_channel_vectors
+from .._lanes import Rows, rows_together, tallest_tile
 from .._tir import Expr, Kernel, ceil_div, round_up
-from ._tiles import LINE, UNROLL, Panel, Rows, Split, Tile, columns_of, part_of, split_evenly, tallest_tile
+from ._tiles import LINE, UNROLL, Panel, Split, Tile, columns_of, part_of, split_evenly
 
 FEW_ROWS = 4
 """Up to so many rows the weights, each read once, take the time; wide tiles read them from one place."""
@@ -59,7 +60,9 @@ class Packed(Routine):
             lanes //= 2
         vectors = ceil_div(k, lanes)
         if rows <= FEW_ROWS:
-            most = min(8, (device.vector_registers - 1) // (rows + 1))
+            # besides sums and weights: a scalar, or vectors of them and room to load ahead
+            besides = rows + 3 if rows_together(device.vector_lanes, device.vector_registers) else 1
+            most = min(8, (device.vector_registers - besides) // (rows + 1))
             widths = [most, ceil_div(most, 2)]
         else:
             widths = [3, 4] if device.vector_registers >= 32 else [2, 3]
@@ -137,6 +140,7 @@ class _Writer:
         self.parallel = variant["threads"] > 1
         self.epilogue = Epilogue.of(workload)
         self.registers = device.vector_registers
+        self.together = rows_together(device.vector_lanes, self.registers)
         self.steps = int(variant["steps"])
         self.chunk = round_up(ceil_div(self.depth, self.steps), UNROLL) if self.steps > 1 else self.depth
 
@@ -193,7 +197,7 @@ class _Writer:
     def _step(self, step: _Step, bias: Sequence[Expr], partial: Any) -> None:
         """All tiles of rows, for one range of the reduction."""
         k, size = self.k, step.size
-        tall = self.rows if self.rows <= FEW_ROWS else tallest_tile(size, self.registers)
+        tall = self.rows if self.rows <= FEW_ROWS else tallest_tile(size, self.registers, self.together)
         tiles = split_evenly(self.rows, tall)
         share, done, row = ceil_div(sum(count for count, _ in tiles), self.bands), 0, 0
         lines = UNROLL * size * self.lanes // LINE
@@ -222,7 +226,7 @@ class _Writer:
         def start(i: int, j: int) -> Expr:
             return bias[j] if partial is None else k.load(partial, place(i, j), lanes)
 
-        tile.product(Rows(self.buffers["x"], starts, 1), panel, step.depth, start)
+        tile.product(Rows(self.buffers["x"], starts, 1, self.together), panel, step.depth, start)
 
         def put() -> None:
             for i in range(height):

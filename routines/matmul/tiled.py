@@ -13,9 +13,10 @@ from softneuro_tvm.formats import Format, canonical_format, physical_shape
 from softneuro_tvm.graph import Workload
 from softneuro_tvm.routine import Requirement, Routine, Variant
 
+from .._lanes import Rows, rows_together, tallest_tile
 from .._tir import Expr, Kernel, ceil_div
 from .._vectors import transpose
-from ..dense._tiles import UNROLL, Panel, Rows, Split, Tile, columns_of, part_of, split_evenly, tallest_tile
+from ..dense._tiles import UNROLL, Panel, Split, Tile, columns_of, part_of, split_evenly
 from ._operands import Operand
 
 SERIAL_FLOPS = 400_000
@@ -103,6 +104,7 @@ class _Writer:
         self.batch, self.depth = tuple(batch), _depth(workload)
         self.lanes, self.bands = int(variant["lanes"]), int(variant["bands"])
         self.registers = device.vector_registers
+        self.together = rows_together(device.vector_lanes, self.registers, self.a.row, self.a.column)
         vectors = split_evenly(ceil_div(self.columns, self.lanes), variant["vectors"])
         *others, (count, size) = vectors
         is_cut = self.columns % self.lanes != 0 and count > 1
@@ -144,7 +146,7 @@ class _Writer:
             self._pack_rows(packed, vector, size, starts["b"])
         else:
             self._pack_columns(packed, vector, size, starts["b"])
-        tiles = split_evenly(self.rows, tallest_tile(size, self.registers))
+        tiles = split_evenly(self.rows, tallest_tile(size, self.registers, self.together))
         share, done, row = ceil_div(sum(count for count, _ in tiles), self.bands), 0, 0
         for count, height in tiles:
             begin = 0 if self.bands == 1 else T.max(0, T.min(count, band * share - done))
@@ -196,7 +198,10 @@ class _Writer:
         """One tile."""
         k, tile = self.k, Tile(self.k, height, size, self.lanes)
         left = Rows(
-            self.buffers["a"], [k.bind(starts["a"] + (row + i) * self.a.row) for i in range(height)], self.a.column
+            self.buffers["a"],
+            [k.bind(starts["a"] + (row + i) * self.a.row) for i in range(height)],
+            self.a.column,
+            self.together,
         )
         zero = k.splat(0.0, self.lanes)
         tile.product(left, Panel(packed, 0), (self.depth // UNROLL, self.depth % UNROLL), lambda i, j: zero)

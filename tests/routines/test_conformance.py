@@ -41,7 +41,7 @@ from softneuro_tvm.layers.slice import SliceAttributes
 from softneuro_tvm.layers.softmax import SoftmaxAttributes
 from softneuro_tvm.layers.transpose import TransposeAttributes
 from softneuro_tvm.registry import layer_kind
-from softneuro_tvm.routine import VIEW, Routine, Variant
+from softneuro_tvm.routine import VIEW, Nested, Routine, Variant
 
 BATCH = 8
 """Kernels compiled as one module."""
@@ -281,6 +281,7 @@ def view_runner(arguments: list[np.ndarray], buffers: list[tuple[tuple[int, ...]
 def runners(batch: Sequence[Case], device: Device) -> list[Any]:
     """Something that runs each case; the kernels of all are one module."""
     emitted = [case.routine.emit(case.workload, case.variant, device) for case in batch]
+    emitted = [item.kernel if isinstance(item, Nested) else item for item in emitted]
     kernels = {f"k{i}": e for i, e in enumerate(emitted) if isinstance(e, tvm.tirx.PrimFunc)}
     built: Any = {}
     if kernels:
