@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from typing import Any
 
@@ -30,6 +30,7 @@ from softneuro_tvm.plan import LayerChoice, Plan
 from softneuro_tvm.registry import routine
 from softneuro_tvm.routine import VIEW, Nested, Variant
 from softneuro_tvm.runtime import MANIFEST_FUNCTION, Module
+from softneuro_tvm.step_times import Step
 from softneuro_tvm.weights import Weights
 
 logger = logging.getLogger(__name__)
@@ -54,7 +55,7 @@ def build(graph: Graph, plan: Plan, device: Device, source: str = "", cache: Obj
     if plan.graph != graph.digest:
         raise PlanError(f"the plan was made for another model than {graph.name!r}; make a new one with `tune`")
     emitted = emit(graph, plan, device)
-    module, about = emitted.module, manifest(graph, plan, emitted.memory, source)
+    module, about = emitted.module, manifest(graph, plan, emitted, source)
     module.update(_constant_function(MANIFEST_FUNCTION, json.dumps(about, sort_keys=True)))
     target = tvm.target.Target(dict(device.target))
     try:
@@ -63,7 +64,7 @@ def build(graph: Graph, plan: Plan, device: Device, source: str = "", cache: Obj
         executable = relax.build(calls, target, relax_pipeline=tvm.transform.Sequential([]))
     except Exception as error:  # TVM raises many types
         raise BuildError(f"TVM could not build {graph.name!r}: {error}") from error
-    library = Library(executable, objects, emitted.weights, device.threads)
+    library = Library(executable, objects, emitted.weights, device.threads, len(emitted.steps))
     return Module(library.module, about, library)
 
 
@@ -77,11 +78,13 @@ class Emitted:
         weights: What the kernels read from their library.
         memory: Bytes: of the arena, the most of it that is needed at once, the weights as they are packed, and the
             largest workspace of a kernel.
+        steps: Kernel calls, in the order in which the network makes them.
     """
 
     module: tvm.IRModule
     weights: Weights
     memory: dict[str, int]
+    steps: tuple[Step, ...]
 
 
 def emit(graph: Graph, plan: Plan, device: Device) -> Emitted:
@@ -103,7 +106,7 @@ def emit(graph: Graph, plan: Plan, device: Device) -> Emitted:
     try:
         lowered = tvm.transform.Sequential(passes)(emitted)
         lowered, offsets, arena = place_activations(lowered, builder.in_place, builder.nested)
-        module, weights = merge_calls(lowered, offsets, arena.size_bytes)
+        module, weights, called = merge_calls(lowered, offsets, arena.size_bytes)
     except Exception as error:  # TVM raises many types
         raise BuildError(f"TVM could not lower {graph.name!r}: {error}") from error
     memory = {
@@ -112,11 +115,11 @@ def emit(graph: Graph, plan: Plan, device: Device) -> Emitted:
         "weights_bytes": builder.weights_bytes,
         "workspace_bytes": builder.workspace_bytes,
     }
-    return Emitted(module, weights, memory)
+    return Emitted(module, weights, memory, tuple(builder.steps.get(name, Step("", text)) for name, text in called))
 
 
-def manifest(graph: Graph, plan: Plan, memory: Mapping[str, int], source: str = "") -> dict[str, Any]:
-    """What the module says about itself: inputs, outputs, device, versions, memory, plan."""
+def manifest(graph: Graph, plan: Plan, emitted: Emitted, source: str = "") -> dict[str, Any]:
+    """What the module says about itself: inputs, outputs, device, versions, memory, steps, plan."""
 
     def ports(names: tuple[str, ...], tensors: tuple[str, ...]) -> list[dict[str, Any]]:
         types = [graph.tensors[tensor] for tensor in tensors]
@@ -131,7 +134,8 @@ def manifest(graph: Graph, plan: Plan, memory: Mapping[str, int], source: str = 
         "device": dict(plan.device),
         "inputs": ports(graph.inputs, graph.inputs),
         "outputs": ports(graph.output_names, graph.outputs),
-        "memory": dict(memory),
+        "memory": emitted.memory,
+        "steps": [asdict(step) for step in emitted.steps],
         "plan": json.loads(plan.to_json()),
     }
 
@@ -189,6 +193,7 @@ class _Builder:
         self.in_place: dict[str, tuple[int, ...]] = {}
         self.nested: dict[str, Nested] = {}
         self.packed: dict[str, Future[tuple[np.ndarray, ...]]] = {}
+        self.steps: dict[str, Step] = {}
         self.weights_bytes = self.workspace_bytes = 0
 
     def module(self) -> tvm.IRModule:
@@ -228,7 +233,8 @@ class _Builder:
             tensor_type = self.graph.tensors[tensor]
             workload = adapter_workload(tensor_type, adapter.source, adapter.target)
             value = self.available[tensor, adapter.source]
-            self.available[key] = self._call(workload, adapter.routine, adapter.variant, [value])[0]
+            step = Step(tensor, adapter.routine, adapter.median_s)
+            self.available[key] = self._call(workload, adapter.variant, step, [value])[0]
         return self.available[key]
 
     def _layer(self, layer: Layer, choice: LayerChoice) -> None:
@@ -238,22 +244,25 @@ class _Builder:
         inputs = [self._read(name, port) for name, port in zip(layer.inputs, choice.variant.inputs, strict=True)]
         packed = self.packed[layer.name].result()
         self.weights_bytes += sum(array.nbytes for array in packed)
-        outputs = self._call(workload, choice.routine, choice.variant, inputs, packed)
+        step = Step(layer.name, choice.routine, choice.median_s)
+        outputs = self._call(workload, choice.variant, step, inputs, packed)
         for name, port, value in zip(layer.outputs, choice.variant.outputs, outputs, strict=True):
             self._define(name, port, value)
 
     def _call(
-        self, workload: Workload, name: str, variant: Variant, inputs: list[Any], weights: Sequence[np.ndarray] = ()
+        self, workload: Workload, variant: Variant, step: Step, inputs: list[Any], weights: Sequence[np.ndarray] = ()
     ) -> list[Any]:
-        kernel = self._kernel(workload, name, variant)
+        kernel = self._kernel(workload, step.routine, variant)
+        name = f"step{len(self.steps)}_"
+        self.steps[name] = step
         if kernel is not VIEW and kernel[1]:
-            result = self.block.emit(relax.Call(kernel[0], [*inputs, *map(_copied, weights)]))
+            result = self.block.emit(relax.Call(kernel[0], [*inputs, *map(_copied, weights)]), name)
         else:
             types = [_physical_type(t, f) for t, f in zip(workload.outputs, variant.outputs, strict=True)]
             if kernel is VIEW:
                 return [self.block.emit(relax.op.reshape(inputs[0], types[0].shape))]
             constant = _borrowed if _is_static(workload) else _copied
-            result = self.block.emit(relax.call_tir(kernel[0], [*inputs, *map(constant, weights)], types))
+            result = self.block.emit(relax.call_tir(kernel[0], [*inputs, *map(constant, weights)], types), name)
         if not isinstance(result.ty, relax.TupleType):
             return [result]
         return [self.block.emit(relax.TupleGetItem(result, i)) for i in range(len(workload.outputs))]

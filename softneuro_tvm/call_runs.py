@@ -17,6 +17,7 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script.builder import ir as T
 
 from softneuro_tvm.call_sequence import WEIGHTS, KernelCall, Operand, call_sequence
+from softneuro_tvm.step_times import TIMES_FUNCTION, times_function
 from softneuro_tvm.weights import Weights
 
 _ALLOCATE = tvm.ir.Op.get("relax.builtin.alloc_tensor")
@@ -38,7 +39,9 @@ class _Part:
 _ARENA, _WEIGHTS = "arena", "weights"
 
 
-def merge_calls(module: tvm.IRModule, offsets: Mapping[Any, int], arena_bytes: int) -> tuple[tvm.IRModule, Weights]:
+def merge_calls(
+    module: tvm.IRModule, offsets: Mapping[Any, int], arena_bytes: int
+) -> tuple[tvm.IRModule, Weights, list[tuple[str, str]]]:
     """The module whose ``main`` allocates the arena once for each run and calls kernels in sequences.
 
     Constants that these kernels read are no longer part of the module.
@@ -49,10 +52,11 @@ def merge_calls(module: tvm.IRModule, offsets: Mapping[Any, int], arena_bytes: i
         arena_bytes: Size of the arena.
 
     Returns:
-        The module, and the weights that its library must hold.
+        The module, the weights that its library must hold, and for each call of a sequence the variable to which
+        ``main`` binds its result, and the kernel's symbol.
     """
     rewriter = _Rewriter(module, offsets, arena_bytes)
-    return rewriter.module(), rewriter.packed
+    return rewriter.module(), rewriter.packed, rewriter.steps_called
 
 
 class _Rewriter:
@@ -67,6 +71,12 @@ class _Rewriter:
         self.bindings: list[Any] = []
         self.parts: dict[Any, _Part] = {}
         self.waiting: list[tuple[str, tuple[_Part, ...]]] = []
+        self.steps_called: list[tuple[str, str]] = []
+        self.names: dict[Any, str] = {}
+        for step in self.steps:
+            for value in step.value if isinstance(step.value, relax.Tuple) else (step.value,):
+                if isinstance(value, relax.Var):
+                    self.names.setdefault(value, str(step.var.name))
         self.weights: dict[Any, int] = {}
         self.kernels = {
             variable: str(function.attrs["global_symbol"])
@@ -83,6 +93,7 @@ class _Rewriter:
         for step in self.steps:
             self._step(step)
         self._call()
+        self._add(TIMES_FUNCTION, times_function(len(self.steps_called)))
         body = relax.SeqExpr([relax.BindingBlock(self.bindings)], self.main.body.body)
         result = tvm.IRModule(self.source.functions, attrs=self.source.attrs)
         for variable, function in self.added.items():
@@ -128,6 +139,7 @@ class _Rewriter:
         if self._is_kernel_call(step.value):
             operands = tuple(self._part(argument) for argument in step.value.args)
             self.waiting.append((self.kernels[step.value.op], operands))
+            self.steps_called.append((self.names.get(step.value.args[-1], ""), self.kernels[step.value.op]))
             return
         if step.var in self.offsets:
             return
@@ -156,9 +168,10 @@ class _Rewriter:
         bases = [base for base in used if base is not _WEIGHTS]
         arguments = [self.bases[base] if isinstance(base, str) else base for base in bases]
         position = {base: index for index, base in enumerate(bases)} | {_WEIGHTS: WEIGHTS}
+        first = len(self.steps_called) - len(self.waiting)
         calls = [
-            KernelCall(symbol, tuple(Operand(position[p.base], p.offset, p.shape, p.dtype) for p in operands))
-            for symbol, operands in self.waiting
+            KernelCall(symbol, tuple(Operand(position[p.base], p.offset, p.shape, p.dtype) for p in operands), step)
+            for step, (symbol, operands) in enumerate(self.waiting, first)
         ]
         symbol = f"sequence{len(self.added)}"
         types = [(_shape(argument), str(argument.ty.dtype)) for argument in arguments]

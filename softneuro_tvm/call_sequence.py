@@ -9,6 +9,7 @@ from typing import Any
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script.builder import ir as T
 
+from softneuro_tvm.step_times import MARK_FUNCTION
 from softneuro_tvm.weights import ADDRESS_FUNCTION
 
 _PREFIX = "__tvm_ffi_"
@@ -42,14 +43,16 @@ class KernelCall:
     Args:
         symbol: The kernel's global symbol.
         operands: Its arguments in order.
+        step: Number of the call among all of the network.
     """
 
     symbol: str
     operands: tuple[Operand, ...]
+    step: int = 0
 
 
 def call_sequence(symbol: str, arguments: Sequence[tuple[tuple[int, ...], str]], calls: Sequence[KernelCall]) -> Any:
-    """A function that makes calls in order.
+    """A function that makes calls in order, and tells when each has ended, see `softneuro_tvm.step_times`.
 
     Args:
         symbol: Its global symbol.
@@ -64,11 +67,13 @@ def call_sequence(symbol: str, arguments: Sequence[tuple[tuple[int, ...], str]],
             if any(each.argument == WEIGHTS for call in calls for each in call.operands):
                 data[WEIGHTS] = T.bind(T.call_extern("handle", ADDRESS_FUNCTION))
             declared: set[str] = set()
+            T.evaluate(_mark(-1))
             for call in calls:
                 # TVM declares a name as it stands at its first call, and looks for it with the prefix from then on
                 name = call.symbol if call.symbol in declared else f"{_PREFIX}{call.symbol}"
                 declared.add(call.symbol)
                 T.evaluate(T.call_cpacked(name, *[_tensor(data[each.argument], each) for each in call.operands]))
+                T.evaluate(_mark(call.step))
     return builder.get()
 
 
@@ -78,6 +83,10 @@ def _tensor(data: Any, operand: Operand) -> Any:
     shape = T.tvm_stack_make_shape(*[T.int64(extent) for extent in operand.shape]) if operand.shape else _null()
     rank, element = T.int32(len(operand.shape)), T.Cast(operand.dtype, T.int32(0))
     return T.tvm_stack_make_array(pointer, shape, _null(), rank, element, T.int64(0))
+
+
+def _mark(step: int) -> Any:
+    return T.call_extern("int32", MARK_FUNCTION, T.int32(step))
 
 
 def _null() -> Any:

@@ -59,8 +59,16 @@ class BoardError(ProfileError):
     """A board, or the tracker that knows boards, cannot be reached or refuses."""
 
 
+class SessionLostError(BoardError):
+    """A session with a board ended early, and nothing that ran in it is to blame: it is worth another try."""
+
+
 class BoardsLostError(BoardError):
     """No board has answered for so long that measuring was given up; what was measured is kept."""
+
+
+class ClusterError(ProfileError):
+    """Dask's scheduler cannot be reached, or its workers cannot compile for this machine."""
 
 
 class OptionError(SoftNeuroError):

@@ -19,6 +19,7 @@ from softneuro_tvm.errors import BuildError
 from softneuro_tvm.files import replacing
 from softneuro_tvm.linking import linker, loadable_folder
 from softneuro_tvm.quiet import quiet_constants
+from softneuro_tvm.step_times import source as step_times_source
 from softneuro_tvm.weights import ADDRESS_FUNCTION, Weights
 
 _MODULES = "runtime.ModuleImportsBlobName"
@@ -60,6 +61,7 @@ class Library:
         objects: Contents of object files by symbol.
         weights: What the kernels read.
         threads: How many they run on, unless the environment variable TVM_NUM_THREADS says something else.
+        steps: Kernel calls that it keeps count of.
 
     Attributes:
         module: The library as a `tvm.runtime.Module`; None if it is for another kind of machine.
@@ -68,12 +70,14 @@ class Library:
         BuildError: no linker, or linking failed.
     """
 
-    def __init__(self, executable: Any, objects: Mapping[str, bytes], weights: Weights, threads: int) -> None:
+    def __init__(
+        self, executable: Any, objects: Mapping[str, bytes], weights: Weights, threads: int, steps: int
+    ) -> None:
         scratch = loadable_folder(_COPIES * weights.size_bytes + _REST_BYTES)
         try:
             with tempfile.TemporaryDirectory(prefix="softneuro_tvm-", dir=scratch) as folder, quiet_constants():
                 path = Path(folder) / "network.so"
-                linker()(str(path), _inputs(Path(folder), executable, objects, weights, threads))
+                linker()(str(path), _inputs(Path(folder), executable, objects, weights, threads, steps))
                 runs_here = machine_of(path) in (None, architecture({}))
                 self.module = tvm.runtime.load_module(str(path)) if runs_here else None
                 self._file = path.open("rb")
@@ -92,12 +96,15 @@ class Library:
             shutil.copyfileobj(self._file, stream, 1 << 24)
 
 
-def _inputs(folder: Path, executable: Any, objects: Mapping[str, bytes], weights: Weights, threads: int) -> list[str]:
+def _inputs(
+    folder: Path, executable: Any, objects: Mapping[str, bytes], weights: Weights, threads: int, steps: int
+) -> list[str]:
     """Object and source files of all that is in a library."""
     like = next(iter(objects.values()), b"")
     files = [str(_written(folder / f"{index}.o", [data])) for index, data in enumerate(objects.values())]
     modules, symbol = _serialised(executable.mod, files), str(tvm.get_global_func(_MODULES)())
     source = _SOURCE.format(function=ADDRESS_FUNCTION, data=ADDRESS_FUNCTION + _DATA, threads=threads)
+    source += step_times_source(steps)
     return [
         *files,
         _data_file(folder, symbol, [modules], like),

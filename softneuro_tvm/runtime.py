@@ -17,6 +17,7 @@ from softneuro_tvm.elf_header import machine_of
 from softneuro_tvm.errors import BuildError
 from softneuro_tvm.library_pages import release_serialised_modules
 from softneuro_tvm.quiet import quiet_constants
+from softneuro_tvm.step_times import TIMES_FUNCTION, StepTime, blank_times, time_steps
 
 if TYPE_CHECKING:
     from softneuro_tvm.library import Library
@@ -40,6 +41,7 @@ class Module:
 
         self.manifest = manifest
         self._library = library
+        self._loaded = loaded
         self.vm: Any = None if loaded is None else VirtualMachine(loaded, tvm.cpu())
         self._main: Callable[..., Any] = self._refuse if self.vm is None else self.vm["main"]
         self.threads = int(manifest["device"]["threads"])
@@ -120,6 +122,22 @@ class Module:
                 self._main(*tensors)
             samples.append((time.perf_counter_ns() - begin) / number * 1e-9)
         return samples
+
+    def time_steps(self, tensors: Sequence[Any], repeat: int = 20) -> list[StepTime]:
+        """Measures each kernel call within the network.
+
+        Args:
+            tensors: From `tensors`.
+            repeat: Runs.
+
+        Raises:
+            BuildError: the module was built before modules kept count of that.
+        """
+        import tvm
+
+        count = tvm.runtime.tensor(blank_times(self.manifest))
+        collect = self._loaded.get_function(TIMES_FUNCTION, True)
+        return time_steps(self.manifest, collect, count, self.runner(tensors), repeat)
 
 
 def checked_inputs(

@@ -20,6 +20,7 @@ from softneuro_tvm.cli.board_options import (
     is_elsewhere,
 )
 from softneuro_tvm.cli.options import Json
+from softneuro_tvm.cli.step_tables import steps_json, steps_table
 from softneuro_tvm.cli.tables import console, milliseconds, print_json
 from softneuro_tvm.elf_header import machine_of
 from softneuro_tvm.errors import ModelError
@@ -35,8 +36,11 @@ def run(
     outputs: Annotated[Path | None, typer.Option("--outputs", help="Where to write outputs (.npz).")] = None,
     fill_mode: Annotated[str, typer.Option("--fill-mode", help="Without inputs: random, zeros or ones.")] = "random",
     print_time: Annotated[bool, typer.Option("--print-time", help="Print the time of a run.")] = False,
-    repeat: Annotated[int, typer.Option("--repeat", min=1, help="Samples for --print-time.")] = 20,
+    repeat: Annotated[int, typer.Option("--repeat", min=1, help="Samples for --print-time and --profile.")] = 20,
     number: Annotated[int, typer.Option("--number", min=1, help="Runs that a sample averages.")] = 1,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Print how long each layer takes within the network, and by itself.")
+    ] = False,
     top: Annotated[int, typer.Option("--top", help="Print the largest elements of the first output.")] = 5,
     rpc_tracker: RpcTracker = None,
     rpc_key: RpcKey = None,
@@ -57,7 +61,8 @@ def run(
         positional = arrays if isinstance(arrays, list) else []
         tensors = loaded.tensors(positional, arrays if isinstance(arrays, dict) else {})
         results = dict(zip((port["name"] for port in loaded.manifest["outputs"]), loaded.run(tensors), strict=True))
-        samples = loaded.time(tensors, repeat, number) if print_time else []
+        samples = loaded.time(tensors, repeat, number) if print_time or profile else []
+        steps = loaded.time_steps(tensors, repeat) if profile else []
     if outputs is not None:
         with replacing(outputs) as temporary, temporary.open("wb") as stream:
             np.savez(stream, **results)
@@ -65,11 +70,13 @@ def run(
     best = [int(i) for i in np.argsort(first)[::-1][:top]]
     if json_output:
         shapes = {name: list(value.shape) for name, value in results.items()}
-        print_json({"outputs": shapes, "top": best, "samples_s": samples})
+        print_json({"outputs": shapes, "top": best, "samples_s": samples, "steps": steps_json(steps)})
         return
     for name, value in results.items():
         console.print(f"{name}: {value.dtype}{list(value.shape)}")
     console.print("largest: " + ", ".join(f"[{i}] {first[i]:.4g}" for i in best), highlight=False)
+    if steps:
+        console.print(steps_table(steps, statistics.median(samples)))
     if samples:
         threads = loaded.manifest["device"]["threads"]
         console.print(

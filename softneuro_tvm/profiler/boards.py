@@ -2,12 +2,14 @@
 
 Each session is held by a child of the fork server; there are as many children as there are boards. A session that ends
 early puts the candidate under suspicion that was being measured. It is measured once more, by itself and on another
-board if there is one; if that fails, too, it is given up, but only once a board has answered again, because then it was
-not the board that failed.
+board if there is one. If it has ended sessions by what it did (`_ATTEMPTS`), it is given up, but only once a board has
+answered again, because then it was not the board that failed. A session that ended because the board went away, or the
+child here, tells little about the candidate, so many of those (`_LOSSES`) must end under it.
 """
 
 from __future__ import annotations
 
+import logging
 import math
 import pickle
 import time
@@ -29,7 +31,7 @@ from softneuro_tvm.profiler.messages import (
 )
 from softneuro_tvm.profiler.sentinel import MachineSpeed
 from softneuro_tvm.profiler.timing import TimingOptions
-from softneuro_tvm.profiler.workers import Workers
+from softneuro_tvm.profiler.workers import TaskServer
 from softneuro_tvm.remote.board import Board
 from softneuro_tvm.remote.facts import board_fingerprint
 from softneuro_tvm.remote.messages import Connected
@@ -38,7 +40,12 @@ from softneuro_tvm.remote.tracker import summary
 SESSION_CANDIDATES = 16
 """Candidates that one session measures, at most, and that one library holds."""
 _ATTEMPTS = 2
+"""Sessions that a candidate may end by what it does."""
+_LOSSES = 6
+"""Sessions that may end under a candidate for any reason: it might be what makes a board restart."""
 _PAUSE_S = 2.0
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -56,13 +63,35 @@ class Result:
     board: str
 
 
+@dataclass(frozen=True)
+class _Failure:
+    """The end of a session under a candidate: on which board, what happened, and whether that was its own doing."""
+
+    board: str
+    status: Status
+    message: str
+    own: bool
+
+
 @dataclass(eq=False)
 class _Item:
-    """A candidate that waits, and how it failed before: pairs of board and what happened."""
+    """A candidate that waits, and how it failed before."""
 
     number: int
     request: MeasureRequest
-    failures: list[tuple[str, Status, str]] = field(default_factory=list)
+    failures: list[_Failure] = field(default_factory=list)
+
+    @property
+    def hopeless(self) -> bool:
+        """Whether it need not be tried again."""
+        return sum(failure.own for failure in self.failures) >= _ATTEMPTS or len(self.failures) >= _LOSSES
+
+    @property
+    def verdict(self) -> Result:
+        """What is recorded if it is given up."""
+        told = ", then ".join(f"{failure.message} (on {failure.board})" for failure in self.failures)
+        last = next((each for each in reversed(self.failures) if each.own), self.failures[-1])
+        return Result(self.number, Measured(Measurement(last.status, message=told)), self.failures[-1].board)
 
 
 @dataclass(eq=False)
@@ -71,7 +100,6 @@ class _Child:
 
     items: deque[_Item]
     board: str = ""
-    measured: int = 0
     lost: SessionLost | None = None
 
 
@@ -89,7 +117,7 @@ class Boards:
         fingerprints: Of the boards that have answered.
     """
 
-    def __init__(self, board: Board, device: Device, workers: Workers, options: TimingOptions) -> None:
+    def __init__(self, board: Board, device: Device, workers: TaskServer, options: TimingOptions) -> None:
         self.board, self.device, self.workers, self.options = board, device, workers, options
         self.speeds: dict[str, MachineSpeed] = {}
         self.fingerprints: dict[str, Mapping[str, Any]] = {}
@@ -152,8 +180,8 @@ class Boards:
             self.device.machine,
             tuple((item.number, item.request) for item in items),
             self._tools,
-            {name: tuple(speed.seconds) for name, speed in self.speeds.items()},
-            frozenset(board for item in items for board, _, _ in item.failures),
+            self.speeds,
+            frozenset(failure.board for item in items for failure in item.failures),
             self._deadline_s,
         )
         limit_s = 2 * self.board.connect_timeout_s  # for the connection; the child says what follows
@@ -183,14 +211,12 @@ class Boards:
                     )
                 self.fingerprints[part.name] = board_fingerprint(self.device, part.facts)
             for item in self._given_up:
-                boards = ", then ".join(f"{message} (on {board})" for board, _, message in item.failures)
-                status = item.failures[-1][1]
-                yield Result(item.number, Measured(Measurement(status, message=boards)), item.failures[-1][0])
+                logger.info("a candidate is given up: %s", item.verdict.measured.measurement.message)
+                yield item.verdict
             self._given_up.clear()
         elif isinstance(part, MeasuredThere):
             item = child.items.popleft()
             assert item.number == part.number
-            child.measured += 1
             if part.measured.sentinel_s:
                 speed = self.speeds.setdefault(child.board, MachineSpeed())
                 speed.seconds.append(part.measured.sentinel_s)
@@ -217,19 +243,22 @@ class Boards:
     def _suspect(self, item: _Item, child: _Child, outcome: Outcome) -> Iterator[Result]:
         """Notes a failure of a candidate in whose time a session ended."""
         if child.lost:
-            status: Status = "timeout" if child.lost.timed_out else "crash"
-            message = f"the session ended: {child.lost.message}"
+            status: Status = "timeout" if child.lost.cause == "time" else "crash"
+            own, message = child.lost.cause != "board", f"the session ended: {child.lost.message}"
         elif outcome.status == "error":
             # nothing of the board: what was to be measured cannot be sent or understood
             yield Result(item.number, Measured(Measurement("error", message=outcome.message)), child.board)
             return
         else:
-            status, message = ("timeout" if outcome.status == "timeout" else "crash"), outcome.message
-        item.failures.append((child.board, status, message))
-        if len(item.failures) < _ATTEMPTS:
-            self._queue.append(item)
-        else:
+            # kernels do not run in the child, so its end tells nothing of them; that one does not return is its doing
+            status = "timeout" if outcome.status == "timeout" else "crash"
+            own, message = status == "timeout", outcome.message
+        item.failures.append(_Failure(child.board, status, message, own))
+        logger.info("a session with %s ended early, by %s: %s", child.board, "its kernel" if own else "else", message)
+        if item.hopeless:
             self._given_up.append(item)
+        else:
+            self._queue.append(item)
 
     def _unreachable(self, outcome: Outcome) -> None:
         """Waits a moment after a session that did not begin.
@@ -237,6 +266,7 @@ class Boards:
         Raises:
             BoardsLostError: that has gone on for too long.
         """
+        logger.info("no session: %s", outcome.message)
         now_s = time.monotonic()
         self._silent_since_s = self._silent_since_s or now_s
         if now_s - self._silent_since_s > self.board.patience_s:

@@ -29,13 +29,13 @@ from softneuro_tvm.profiler.sentinel import MachineSpeed, is_slow, sentinel_argu
 from softneuro_tvm.profiler.timing import time_blocks
 from softneuro_tvm.remote.connection import BoardSession, is_ours, last_line
 from softneuro_tvm.remote.driver import BLANK, SPREAD, copy_bytes, rotation_symbol
+from softneuro_tvm.remote.loss import cause_of_loss
 from softneuro_tvm.remote.messages import Connected
 
 Evaluate = Callable[[int, int], Sequence[float]]
 """Seconds of a call in each of so many samples (second argument) that average so many calls (first argument)."""
 
 _SENTINEL_RUNS = 5
-_TIMED_OUT = "RPCSessionTimeoutError"
 
 
 def measure_on_board(request: SessionRequest) -> Iterator[Connected | MeasuredThere | SessionLost | Limit]:
@@ -48,8 +48,7 @@ def measure_on_board(request: SessionRequest) -> Iterator[Connected | MeasuredTh
         OSError: a file of this machine cannot be read.
     """
     session = BoardSession(request.board, request.avoid)
-    yield Connected(session.name, session.facts)
-    session.use_threads(request.threads)
+    yield Connected(session.name, session.facts, session.threads)
     there = _Measuring(session, request)
     for position, (number, candidate) in enumerate(request.requests):
         in_time = position == 0 or session.left_s > candidate.options.timeout_s
@@ -57,6 +56,8 @@ def measure_on_board(request: SessionRequest) -> Iterator[Connected | MeasuredTh
             return
         try:
             yield Limit(session.left_s)
+            if position == 0:
+                session.use_threads(request.threads)
             there.send(candidate)
             yield Limit(candidate.options.timeout_s)
             measured = there.measure(candidate)
@@ -64,7 +65,7 @@ def measure_on_board(request: SessionRequest) -> Iterator[Connected | MeasuredTh
             if is_ours(error) and not isinstance(error, BuildError):
                 raise
             if not session.alive:
-                yield SessionLost(number, _TIMED_OUT in str(error), last_line(error))
+                yield SessionLost(number, cause_of_loss(str(error), bool(session.facts)), last_line(error))
                 return
             measured = Measured(Measurement("error", message=f"{type(error).__name__}: {last_line(error)}"[:2000]))
         yield MeasuredThere(number, measured)
@@ -76,7 +77,7 @@ class _Measuring:
     def __init__(self, session: BoardSession, request: SessionRequest) -> None:
         self.session, self.machine, self.cooldown_ms = session, request.machine, int(1000 * request.board.cooldown_s)
         self.tools_path = request.tools
-        self.speed = MachineSpeed(list(request.speeds.get(session.name, ())))
+        self.speed = request.speeds.get(session.name, MachineSpeed())
         self.best_s: dict[Any, float] = {}
         self.operands: list[Any] = []
         self.folder = ""
@@ -106,10 +107,11 @@ class _Measuring:
             lambda: time_blocks(evaluate, request.best_s, request.options),
             lambda: self._sentinel_s(request),
             self.speed.usual_s,
-            request.sentinel.patience_s,
+            min(request.sentinel.patience_s, request.options.total_patience_s - self.speed.lost_s),
         )
         slowdown = sentinel_s / self.speed.usual_s if is_slow(sentinel_s, self.speed.usual_s) else 1.0
         self.speed.seconds.append(sentinel_s)
+        self.speed.lost_s += lost_s
         found = Measurement("ok", samples, error, slowdown=slowdown)
         self.best_s[ports] = min(found.median_s, self.best_s.get(ports, math.inf))
         return Measured(found, sentinel_s, lost_s)

@@ -9,9 +9,10 @@ from typing import Literal
 
 from softneuro_tvm.formats import Format, TensorType
 from softneuro_tvm.measurement import Measurement
-from softneuro_tvm.profiler.sentinel import Sentinel
+from softneuro_tvm.profiler.sentinel import MachineSpeed, Sentinel
 from softneuro_tvm.profiler.timing import TimingOptions
 from softneuro_tvm.remote.board import Board
+from softneuro_tvm.remote.loss import Cause
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,7 @@ class SessionRequest:
         machine: The kind of processor that libraries are for.
         requests: What to measure, with numbers that identify it in what is sent back.
         tools: Path of the library of `compile_tools`.
-        speeds: Seconds that the reference kernel took so far, by board.
+        speeds: How fast each board was so far.
         avoid: Boards of which another one is preferred.
         deadline_s: By `time.monotonic`, which all processes of a machine share; no candidate is begun afterwards.
     """
@@ -145,7 +146,7 @@ class SessionRequest:
     machine: str
     requests: Sequence[tuple[int, MeasureRequest]] = ()
     tools: str = ""
-    speeds: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    speeds: Mapping[str, MachineSpeed] = field(default_factory=dict)
     avoid: frozenset[str] = frozenset()
     deadline_s: float = math.inf
 
@@ -169,10 +170,27 @@ class SessionLost:
 
     Args:
         number: Identifies it.
-        timed_out: Whether the board ended the session because of its time limit.
+        cause: See `Cause`.
         message: What is known about it.
     """
 
     number: int
-    timed_out: bool
+    cause: Cause
     message: str
+
+
+@dataclass(frozen=True)
+class Toolchain:
+    """What generates and compiles on a machine: equal ones yield equal object files.
+
+    Args:
+        tvm: Version.
+        ffi: Version of TVM's interface to Python.
+        sources: Stands for the sources of routines and code generator.
+        platform: Operating system and kind of processor: the default of what is compiled for.
+    """
+
+    tvm: str
+    ffi: str
+    sources: str
+    platform: str

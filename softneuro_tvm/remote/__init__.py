@@ -1,4 +1,7 @@
-"""Boards: code is generated and linked here, and measured there, over TVM's RPC."""
+"""Boards: code is generated and linked here, and measured there, over TVM's RPC.
+
+The profiler builds on most of this. `site`, `module` and `check` build on the profiler: its children hold sessions.
+"""
 
 from softneuro_tvm.remote.board import Board, find_board
 

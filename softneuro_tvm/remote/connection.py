@@ -16,7 +16,7 @@ from tvm import rpc
 from softneuro_tvm.elf_header import damage
 from softneuro_tvm.errors import BoardError, BuildError, SoftNeuroError
 from softneuro_tvm.remote.board import Board
-from softneuro_tvm.remote.facts import SYSTEM_INFO
+from softneuro_tvm.remote.facts import SYSTEM_INFO, check_threads
 from softneuro_tvm.remote.tracker import request, summary
 
 
@@ -71,9 +71,15 @@ class BoardSession:
         """A library as a module on the board; sent when it is asked for first.
 
         Raises:
-            BuildError: it is for another processor, or was cut off.
+            BoardError: it is for a processor of another kind than this board's.
+            BuildError: it is not for the processor that it should be for, or was cut off.
         """
         if path not in self._modules:
+            if (kind := self.facts.get("machine", machine)) != machine:
+                raise BoardError(
+                    f"the board at {self.name} is of the kind {kind}, {Path(path).name} is for {machine}: choose "
+                    "another --rpc-key or --target; boards of one key must be alike"
+                )
             if problem := damage(path, machine):
                 raise BuildError(f"{problem}; it was not sent to the board")
             name = f"{len(self._modules)}-{Path(path).name}"
@@ -118,11 +124,7 @@ class BoardSession:
         Raises:
             BoardError: the server has fewer.
         """
-        if self.threads < threads:
-            raise BoardError(
-                f"the server of the board at {self.name} uses {self.threads} thread(s), {threads} were asked for; "
-                f"start it with TVM_NUM_THREADS={threads} in its environment, or tune with --threads {self.threads}"
-            )
+        check_threads(self.name, self.threads, threads)
         self.rpc.get_function("runtime.config_threadpool")(1, threads)
 
 

@@ -50,6 +50,24 @@ def device_on(board: Board, device: Device, facts: Mapping[str, Any]) -> Device:
     return replace(device, part=part, features=known or device.features, **caches)  # type: ignore[arg-type]
 
 
+def check_threads(name: str, there: int, wanted: int) -> None:
+    """Makes sure that a board's server has enough threads.
+
+    Args:
+        name: Address of the board.
+        there: Of the server's thread pool.
+        wanted: That kernels should use.
+
+    Raises:
+        BoardError: it has fewer.
+    """
+    if there < wanted:
+        raise BoardError(
+            f"the server of the board at {name} uses {there} thread(s), {wanted} were asked for; start it with "
+            f"TVM_NUM_THREADS={wanted} in its environment, or tune with --threads {there}"
+        )
+
+
 def board_fingerprint(device: Device, facts: Mapping[str, Any]) -> dict[str, Any]:
     """The fingerprint of a board.
 

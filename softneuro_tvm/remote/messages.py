@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from softneuro_tvm.remote.board import Board
+from softneuro_tvm.step_times import StepTime
 
 
 @dataclass(frozen=True)
@@ -18,10 +19,12 @@ class Connected:
     Args:
         name: Address of the board.
         facts: What the board says about itself, see `softneuro_tvm.remote.facts`; nothing if its server cannot say.
+        threads: Of its server's thread pool.
     """
 
     name: str
     facts: Mapping[str, Any]
+    threads: int
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,7 @@ class NetworkRequest:
         rounds: Turns that each of them is timed in.
         repeat: Samples of each turn; as many as fit into a fraction of a second if 0.
         number: Runs that a sample averages.
+        profiled: Further runs in which the kernel calls of each network are timed.
     """
 
     board: Board
@@ -64,6 +68,7 @@ class NetworkRequest:
     rounds: int = 0
     repeat: int = 0
     number: int = 1
+    profiled: int = 0
 
 
 @dataclass(frozen=True)
@@ -75,9 +80,11 @@ class NetworkResult:
         manifests: JSON text of each network's manifest.
         outputs: Arrays of each network.
         samples_s: Seconds of single runs of each network.
+        steps: Times of each network's kernel calls, where they were asked for.
     """
 
     board: str
     manifests: list[str]
     outputs: list[list[np.ndarray]]
     samples_s: list[tuple[float, ...]]
+    steps: list[list[StepTime]]

@@ -14,11 +14,12 @@ from softneuro_tvm.errors import BuildError
 from softneuro_tvm.remote.board import Board
 from softneuro_tvm.remote.site import Site
 from softneuro_tvm.runtime import Module, checked_inputs
+from softneuro_tvm.step_times import StepTime
 
 
 @contextmanager
 def on_board(board: Board, module: Module) -> Iterator[RemoteModule]:
-    """A module, fresh from `build`, on a board.
+    """A module, fresh from `build`, on the board that it was tuned on.
 
     Args:
         board: Where.
@@ -27,10 +28,10 @@ def on_board(board: Board, module: Module) -> Iterator[RemoteModule]:
     Raises:
         BoardError: the board does not answer, or cannot load the library.
     """
-    with Site(board) as site:
+    with Site(board, known=True) as site:
         path = site.workers.folder / "network.so"
         module.export(path)
-        yield RemoteModule(site, path)
+        yield RemoteModule(site, path, module.manifest)
 
 
 class RemoteModule:
@@ -39,9 +40,10 @@ class RemoteModule:
     Args:
         site: The board.
         path: The library.
+        manifest: What the module says about itself; the board is asked by default.
 
     Attributes:
-        manifest: What the module says about itself.
+        manifest: As above.
         threads: Threads that it was tuned for and runs with.
 
     Raises:
@@ -49,11 +51,11 @@ class RemoteModule:
         BuildError: there is no such file.
     """
 
-    def __init__(self, site: Site, path: str | Path) -> None:
+    def __init__(self, site: Site, path: str | Path, manifest: Mapping[str, Any] | None = None) -> None:
         self.site, self.path = site, Path(path).resolve()
         if not self.path.is_file():
             raise BuildError(f"there is no module {str(path)!r}; make one with `softneuro-tvm tune`")
-        self.manifest: Mapping[str, Any] = json.loads(site.run([self.path], ()).manifests[0])
+        self.manifest = json.loads(site.run([self.path], ()).manifests[0]) if manifest is None else manifest
         self.threads = int(self.manifest["device"]["threads"])
 
     def tensors(self, inputs: Sequence[np.ndarray], named: Mapping[str, np.ndarray] | None = None) -> list[np.ndarray]:
@@ -87,3 +89,16 @@ class RemoteModule:
             BoardError: the session failed.
         """
         return list(self.site.run([self.path], tensors, rounds=1, repeat=repeat, number=number).samples_s[0])
+
+    def time_steps(self, tensors: Sequence[np.ndarray], repeat: int = 20) -> list[StepTime]:
+        """Measures each kernel call within the network, on the board.
+
+        Args:
+            tensors: From `tensors`.
+            repeat: Runs.
+
+        Raises:
+            BoardError: the session failed.
+            BuildError: the module was built before modules kept count of that.
+        """
+        return self.site.run([self.path], tensors, profiled=repeat).steps[0]

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections.abc import Sequence
 
 import numpy as np
 
-from softneuro_tvm.device import Device
-from softneuro_tvm.profiler.sentinel import sentinel_arguments
 from softneuro_tvm.remote.board import Board
 from softneuro_tvm.remote.connection import BoardSession
 from softneuro_tvm.remote.messages import Connected, Examined
@@ -25,16 +24,17 @@ def probe(board: Board) -> Connected:
         BoardError: no connection.
     """
     session = BoardSession(board)
-    return Connected(session.name, session.facts)
+    return Connected(session.name, session.facts, session.threads)
 
 
-def examine(board: Board, device: Device | None, tools: str) -> Examined:
+def examine(board: Board, machine: str, tools: str, operands: Sequence[np.ndarray]) -> Examined:
     """Tries out what measuring depends on.
 
     Args:
         board: Where.
-        device: What the reference kernel was compiled for; None if there is none.
+        machine: The kind of processor that the reference kernel was compiled for.
         tools: Path of the library with the reference kernel.
+        operands: Its arguments; none if it should not run.
 
     Raises:
         BoardError: no connection.
@@ -53,10 +53,10 @@ def examine(board: Board, device: Device | None, tools: str) -> Examined:
     session.send(np.zeros(_SENT_BYTES, np.uint8))
     send_s = max(1e-9, time.perf_counter() - begin_s)
     reference_s: tuple[float, ...] = ()
-    if device is not None:
-        operands = [session.send(array) for array in sentinel_arguments(device)]
-        library = session.library(tools, device.machine)
-        reference_s = tuple(library.time_evaluator("sentinel", session.cpu, number=10, repeat=_RUNS)(*operands).results)
+    if operands:
+        sent = [session.send(array) for array in operands]
+        library = session.library(tools, machine)
+        reference_s = tuple(library.time_evaluator("sentinel", session.cpu, number=10, repeat=_RUNS)(*sent).results)
     return Examined(
         session.name, session.facts, session.threads, connect_s, round_trip_s, _SENT_BYTES / send_s, reference_s
     )

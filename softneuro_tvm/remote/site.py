@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import pickle
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,52 +14,61 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from softneuro_tvm.device import Device
-from softneuro_tvm.errors import BoardError
+from softneuro_tvm.errors import BoardError, SessionLostError
+from softneuro_tvm.profiler.sentinel import sentinel_arguments
 from softneuro_tvm.profiler.workers import Workers
 from softneuro_tvm.remote.board import Board
-from softneuro_tvm.remote.facts import board_fingerprint, device_on
+from softneuro_tvm.remote.facts import board_fingerprint, check_threads, device_on
 from softneuro_tvm.remote.messages import Connected, Examined, NetworkRequest, NetworkResult
 
 if TYPE_CHECKING:
     from softneuro_tvm.runtime import Module
 
-
 _COMPILE_S = 120.0
+_LOSSES = 6
+"""Sessions that may be lost before a network is given up."""
+_PAUSE_S = 1.0
+
+logger = logging.getLogger(__name__)
 
 
 class Site:
     """A board that has answered; use as a context manager.
 
+    Sessions that are lost are repeated, and a board that has answered once is waited for, `Board.patience_s` each time.
+
     Args:
         board: Where.
+        known: Whether it has answered before this was made.
 
     Attributes:
         workers: A fork server: its children hold the sessions, and can be ended.
         name: Address of the board that answered.
         facts: What it says about itself.
+        threads: Of its server's thread pool.
 
     Raises:
         BoardError: no board answers.
         BuildError: no folder for scratch files.
     """
 
-    def __init__(self, board: Board) -> None:
-        self.board, self.workers = board, Workers()
+    def __init__(self, board: Board, known: bool = False) -> None:
+        self.board, self.workers, self._known = board, Workers(), known
         try:
-            found = self._parts("probe", (board,), 2 * board.connect_timeout_s)
-            (answer,) = list(found)
+            (answer,) = self._lasting("probe", (board,), 2 * board.connect_timeout_s)
             assert isinstance(answer, Connected)
         except BaseException:
             self.workers.close()
             raise
-        self.name, self.facts = answer.name, answer.facts
+        self.name, self.facts, self.threads, self._known = answer.name, answer.facts, answer.threads, True
 
     def device(self, wanted: Device) -> Device:
         """The device as this board says it is.
 
         Raises:
-            BoardError: the board cannot run code for it.
+            BoardError: the board cannot run code for it, or has fewer threads.
         """
+        check_threads(self.name, self.threads, wanted.threads)
         return device_on(self.board, wanted, self.facts)
 
     def fingerprint(self, device: Device) -> dict[str, Any]:
@@ -99,6 +110,7 @@ class Site:
         rounds: int = 0,
         repeat: int = 0,
         number: int = 1,
+        profiled: int = 0,
     ) -> NetworkResult:
         """Runs networks on the board, and times them in turns.
 
@@ -108,16 +120,16 @@ class Site:
             rounds: Turns of each.
             repeat: Samples of each turn; as many as fit into a fraction of a second if 0.
             number: Runs that a sample averages.
+            profiled: Further runs in which kernel calls are timed.
 
         Raises:
             BoardError: the session failed.
         """
-        request = NetworkRequest(self.board, tuple(map(str, libraries)), rounds, repeat, number)
+        request = NetworkRequest(self.board, tuple(map(str, libraries)), rounds, repeat, number, profiled)
         with open(self.workers.folder / "inputs.pickle", "wb") as stream:
             pickle.dump(list(inputs), stream)
         arguments = (request, stream.name)
-        parts = list(self._parts("run_networks", arguments, self.board.session_timeout_s))
-        result = parts[-1]
+        result = self._lasting("run_networks", arguments, self.board.session_timeout_s)[-1]
         assert isinstance(result, NetworkResult)
         return result
 
@@ -131,18 +143,45 @@ class Site:
             BoardError: the session failed.
         """
         tools = str(self.workers.folder / "tools.so")
+        machine, operands = "", tuple[np.ndarray, ...]()
         if device is not None:
             plain = replace(device, target=dict(device.target))
             list(self._parts("compile_sentinel", (plain, tools, True), _COMPILE_S))
-            device = plain
-        (found,) = list(self._parts("examine", (self.board, device, tools), 2 * self.board.connect_timeout_s))
+            machine, operands = device.machine, sentinel_arguments(device)
+        asked = (self.board, machine, tools, operands)
+        (found,) = list(self._parts("examine", asked, 2 * self.board.connect_timeout_s))
         assert isinstance(found, Examined)
         return found
+
+    def _lasting(self, function: str, arguments: tuple[Any, ...], timeout_s: float) -> list[Any]:
+        """All results of a task, which is begun again where its session was lost, or no board was there for a moment.
+
+        Raises:
+            BoardError: it failed.
+        """
+        silent_since_s, losses = time.monotonic(), 0
+        while True:
+            parts: list[Any] = []
+            try:
+                for part in self._parts(function, arguments, timeout_s):
+                    parts.append(part)
+                return parts
+            except BoardError as error:
+                if parts:
+                    losses, silent_since_s = losses + 1, time.monotonic()
+                    again = isinstance(error, SessionLostError) and losses < _LOSSES
+                else:
+                    again = self._known and time.monotonic() - silent_since_s < self.board.patience_s
+                if not again:
+                    raise
+                logger.info("a session for %s is begun again: %s", function, error)
+                time.sleep(_PAUSE_S)
 
     def _parts(self, function: str, arguments: tuple[Any, ...], timeout_s: float) -> Iterator[Any]:
         """Results of a task, partial ones first.
 
         Raises:
+            SessionLostError: the session was lost.
             BoardError: it failed.
         """
         number = self.workers.submit(function, arguments, timeout_s)
@@ -155,10 +194,13 @@ class Site:
             if outcome.status == "ok":
                 return
             if outcome.status != "part":
-                message = outcome.message.removeprefix("BoardError: ")
-                raise BoardError(
-                    message if message != outcome.message else f"the session with {self.board.place} {message}"
-                )
+                kind, _, said = outcome.message.partition(": ")
+                if kind == BoardError.__name__:
+                    raise BoardError(said)
+                if kind == SessionLostError.__name__:
+                    raise SessionLostError(said)
+                message = f"the session with {self.board.place} {outcome.message}"
+                raise SessionLostError(message) if outcome.status == "crash" else BoardError(message)
 
     def close(self) -> None:
         """Ends all sessions."""

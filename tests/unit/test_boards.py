@@ -27,6 +27,7 @@ from softneuro_tvm.profiler.messages import (
 from softneuro_tvm.profiler.sentinel import Sentinel
 from softneuro_tvm.profiler.timing import TimingOptions
 from softneuro_tvm.remote.board import Board
+from softneuro_tvm.remote.loss import cause_of_loss
 from softneuro_tvm.remote.messages import Connected
 from softneuro_tvm.remote.tracker import Summary
 
@@ -46,6 +47,7 @@ class Workers:
     Args:
         names: The boards; sessions take them in turns, avoided ones only if there is no other.
         fatal: Numbers of candidates that end each session, and how.
+        away: So often the board goes away while a candidate is measured, by its number.
         silent: So many sessions find no board at first.
         only_part: Results of a session, at most.
     """
@@ -57,6 +59,7 @@ class Workers:
         silent: int = 0,
         only_part: int = 99,
         facts: dict[str, Any] | None = None,
+        away: dict[int, int] | None = None,
     ) -> None:
         self.names, self.fatal, self.silent, self.only_part, self.facts = (
             names,
@@ -65,6 +68,7 @@ class Workers:
             only_part,
             facts or {},
         )
+        self.away = away or {}
         self.sessions: list[tuple[str, list[int]]] = []
         self.outcomes: deque[Outcome] = deque()
         self.submitted = self.most_at_once = self.running = 0
@@ -90,16 +94,20 @@ class Workers:
         free = [name for name in self.names if name not in asked.avoid] or list(self.names)
         board = free[number % len(free)]
         self.sessions.append((board, [n for n, _ in asked.requests]))
-        part(Connected(board, self.facts.get(board, {})))
+        part(Connected(board, self.facts.get(board, {}), 2))
         for n, _ in asked.requests[: self.only_part]:
+            if self.away.get(n):
+                self.away[n] -= 1
+                part(SessionLost(n, "board", "Connection reset by peer"))
+                break
             match self.fatal.get(n):
                 case None:
                     part(MeasuredThere(n, GOOD))
                 case "crash":
-                    part(SessionLost(n, False, "killed by signal 11"))
+                    part(SessionLost(n, "kernel", "killed by signal 11"))
                     break
                 case "limit":
-                    part(SessionLost(n, True, "the session's 60 s have expired"))
+                    part(SessionLost(n, "time", "the session's 60 s have expired"))
                     break
                 case "hang":
                     self.outcomes.append(Outcome(number, "timeout", None, "did not finish within 20 s"))
@@ -150,6 +158,63 @@ def test_a_candidate_that_ends_sessions_is_tried_on_two_boards_and_blamed_alone(
     assert len(tried) == 2 and tried[1][1] == [3] and tried[0][0] != tried[1][0]
 
 
+def test_a_candidate_is_not_blamed_for_boards_that_go_away() -> None:
+    workers = Workers(away={3: 4, 5: 1}, fatal={7: "crash"})
+    results, _ = run(workers, 10)
+    assert [n for n, r in results.items() if not r.measured.measurement.ok] == [7]
+    assert sum(3 in numbers for _, numbers in workers.sessions) == 5
+
+
+def test_a_candidate_under_which_boards_always_go_away_is_given_up() -> None:
+    workers = Workers(away={3: 1000})
+    results, _ = run(workers, 10)
+    assert [n for n, r in results.items() if not r.measured.measurement.ok] == [3]
+    found = results[3].measured.measurement
+    assert found.status == "crash" and found.message.count("Connection reset") == 1000 - workers.away[3] == 6
+
+
+def test_what_a_candidate_does_itself_is_its_status() -> None:
+    workers = Workers(away={3: 1}, fatal={3: "limit"})
+    results, _ = run(workers, 4)
+    found = results[3].measured.measurement
+    assert found.status == "timeout" and "Connection reset" in found.message and found.message.count("expired") == 2
+
+
+def test_a_child_that_is_killed_here_says_nothing_of_its_candidate() -> None:
+    workers = Workers()
+    play, killed = workers._play, [3]
+
+    def interrupted(number: int, asked: SessionRequest) -> None:
+        play(number, asked)
+        if any(n in killed for n, _ in asked.requests) and len(killed) < 5:
+            killed.append(3)
+            done = [outcome for outcome in workers.outcomes if outcome.number == number]
+            for outcome in done[1:]:
+                workers.outcomes.remove(outcome)
+            workers.outcomes.append(Outcome(number, "crash", None, "was ended by SIGKILL"))
+
+    workers._play = interrupted  # type: ignore[method-assign]
+    results, _ = run(workers, 4)
+    assert len(results) == 4 and all(r.measured.measurement.ok for r in results.values())
+
+
+@pytest.mark.parametrize(
+    ("message", "tells", "cause"),
+    [
+        ("the process that served this session was killed by signal 11 (Segmentation fault)", True, "kernel"),
+        ("the process that served this session was killed by signal 9 (Killed)", True, "board"),
+        ("the process that served this session was killed by signal 15 (Terminated)", True, "board"),
+        ("the process that served this session ended with exit code 3", True, "kernel"),
+        ("RPCSessionTimeoutError: the session's 60 s have expired", True, "time"),
+        ("the server is being stopped", True, "board"),
+        ("Socket SockChannel::Recv Error:Connection reset by peer", True, "board"),
+        ("Socket SockChannel::Recv Error:Connection reset by peer", False, "kernel"),
+    ],
+)
+def test_what_ended_a_session(message: str, tells: bool, cause: str) -> None:
+    assert cause_of_loss(f"a trace\n{message}", tells) == cause
+
+
 def test_with_one_board_a_candidate_is_tried_twice_there() -> None:
     workers = Workers(names=("a",), fatal={0: "crash"})
     results, _ = run(workers, 2, Board(server=("a", 1)))
@@ -195,7 +260,7 @@ def test_a_board_with_too_few_threads_ends_it() -> None:
     workers = Workers()
 
     def play(number: int, asked: SessionRequest) -> None:
-        workers.outcomes.append(Outcome(number, "part", pickle.dumps(Connected("a", {}))))
+        workers.outcomes.append(Outcome(number, "part", pickle.dumps(Connected("a", {}, 1))))
         workers.outcomes.append(Outcome(number, "error", None, "BoardError: its server uses 1 thread(s)"))
 
     workers._play = play  # type: ignore[method-assign]

@@ -1,0 +1,12 @@
+"""A dense layer that crashes."""
+
+from __future__ import annotations
+
+from .._fault import Fault
+
+
+class Aborting(Fault):
+    """Takes its process down."""
+
+    kind = "dense"
+    function = "abort"
