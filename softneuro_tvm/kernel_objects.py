@@ -42,12 +42,23 @@ def object_file(function: tirx.PrimFunc, target: Mapping[str, Any], cache: Objec
         target: TVM target.
         cache: Where it is looked for, and kept.
     """
+    return keyed_object(function, target, cache)[1]
+
+
+def keyed_object(function: tirx.PrimFunc, target: Mapping[str, Any], cache: ObjectCache) -> tuple[str, bytes]:
+    """The key of a kernel in the object cache, and the contents of its object file.
+
+    Args:
+        function: As in `object_file`.
+        target: TVM target.
+        cache: As in `object_file`.
+    """
     key = _key(function, target)
     found = cache.get(key)
     if found is None:
         found = codegen.compile_object(function, target)
         cache.put(key, found)
-    return found
+    return key, found
 
 
 def object_files(

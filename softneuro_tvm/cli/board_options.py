@@ -64,6 +64,16 @@ CrossCompiler = Annotated[
     ),
 ]
 
+DaskScheduler = Annotated[
+    str | None,
+    typer.Option(
+        "--dask-scheduler",
+        metavar="ADDRESS",
+        rich_help_panel=_PANEL,
+        help="Compile on the workers of this dask scheduler, e.g. tcp://127.0.0.1:8786; on this machine by default.",
+    ),
+]
+
 
 def chosen_board(
     tracker: str | None, key: str | None, server: str | None, session_timeout_s: float | None, elsewhere: bool

@@ -43,7 +43,7 @@ class ProgressBar:
         self.failures: list[str] = []
         self.counts = {"total": 0, "known": 0, "measured": 0, "failed": 0}
         self.open_count = 0
-        self.plan = "no plan yet"
+        self.plan, self.has_plan, self.first_open = "no plan yet", False, 0
         self.bound_s = 0.0
 
     def started(self, total: int, known: int) -> None:
@@ -56,6 +56,8 @@ class ProgressBar:
     def round(self, count: int, open_count: int, best_s: float, bound_s: float) -> None:
         """Shows the best plan so far, and how much better one could be."""
         self.open_count, self.bound_s = max(open_count, count), bound_s
+        self.has_plan |= best_s < math.inf
+        self.first_open = 0 if self.has_plan else count
         if best_s < math.inf:
             self.plan = f"best {milliseconds(best_s)} ms, at least {milliseconds(bound_s)}"
         self._update()
@@ -68,6 +70,9 @@ class ProgressBar:
         """Counts, and names what was measured."""
         self.counts["measured"] += 1
         self.open_count -= 1
+        if self.first_open > 1:
+            self.first_open -= 1
+            self.plan = f"no plan yet, {self.first_open} more for the first one"
         if not measurement.ok:
             self.counts["failed"] += 1
             self.failures.append(f"{candidate.workload.kind} {candidate.descriptor}: {measurement.message}")

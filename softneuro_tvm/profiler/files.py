@@ -9,7 +9,7 @@ from softneuro_tvm.formats import Format
 
 def input_file(folder: str, position: int, read_as: Format) -> str:
     """Where the sample of an input in a format lies."""
-    return str(Path(folder) / f"x{position}-{read_as.layout or 'scalar'}.npy")
+    return str(Path(folder) / f"x{position}-{read_as.layout or 'scalar'}-{read_as.dtype}.npy")
 
 
 def reference_file(folder: str, position: int) -> str:

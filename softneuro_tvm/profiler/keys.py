@@ -108,6 +108,13 @@ def _source(routine: type[Routine]) -> str:
 
 
 @lru_cache
+def sources_digest() -> str:
+    """Stands for the sources of all registered routines and of the code generator."""
+    sources = [(name, _source(type(routine))) for name, routine in registry.routines().items()]
+    return hashlib.sha256(json.dumps(sources).encode()).hexdigest()[:12]
+
+
+@lru_cache
 def _tvm_version() -> str:
     return version("apache-tvm")
 

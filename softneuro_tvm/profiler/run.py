@@ -12,6 +12,8 @@ from softneuro_tvm.device import Device, available_cores
 from softneuro_tvm.graph import Workload
 from softneuro_tvm.measurement import Measurement
 from softneuro_tvm.profiler.boards import Boards
+from softneuro_tvm.profiler.cluster import CompileCluster
+from softneuro_tvm.profiler.cluster_workers import ClusterWorkers
 from softneuro_tvm.profiler.keys import Key, Residency, measurement_key
 from softneuro_tvm.profiler.observer import Observer, SilentObserver
 from softneuro_tvm.profiler.session import OF_VIEWS, Job, Session
@@ -41,6 +43,7 @@ class Profiler:
         workers: A fork server that was started early; one is started when it is needed, and ended here, if None.
         retry_failed: Takes failures that are known as unknown.
         board: Where to measure; here if None.
+        cluster: Where to compile; here if None.
 
     Attributes:
         keys: Of all candidates that were looked up.
@@ -59,6 +62,7 @@ class Profiler:
         workers: Workers | None = None,
         retry_failed: bool = False,
         board: Board | None = None,
+        cluster: CompileCluster | None = None,
     ) -> None:
         self.device, self.store, self.residency = device, store, residency
         self.observer = observer or SilentObserver()
@@ -66,7 +70,7 @@ class Profiler:
         self.results: dict[Candidate, Measurement] = {}
         self.measured = 0
         self.keys: dict[Candidate, Key] = {}
-        self._retry_failed, self._board = retry_failed, board
+        self._retry_failed, self._board, self._cluster = retry_failed, board, cluster
         self._workers = workers
         self._session: Session | None = None
         self._stack = ExitStack()
@@ -99,7 +103,8 @@ class Profiler:
         """
         if self._session is None:
             device = replace(self.device, target=dict(self.device.target))
-            workers = self._workers or self._stack.enter_context(Workers())
+            own = self._workers or self._stack.enter_context(Workers())
+            workers = ClusterWorkers(own, self._cluster) if self._cluster else own
             self._session = Session(
                 device,
                 self.store,

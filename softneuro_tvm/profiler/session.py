@@ -25,7 +25,7 @@ from softneuro_tvm.profiler.observer import Observer
 from softneuro_tvm.profiler.sentinel import MachineSpeed, Sentinel
 from softneuro_tvm.profiler.store import ProfileStore
 from softneuro_tvm.profiler.timing import TimingOptions
-from softneuro_tvm.profiler.workers import Workers
+from softneuro_tvm.profiler.workers import TaskServer
 from softneuro_tvm.registry import layer_kind
 from softneuro_tvm.routine import Candidate
 
@@ -92,7 +92,7 @@ class Session:
     residency: Residency
     observer: Observer
     options: TimingOptions
-    workers: Workers
+    workers: TaskServer
     keys: dict[Candidate, Key]
     results: dict[Candidate, Measurement]
     libraries: dict[Candidate, Compiled | Measurement] = field(default_factory=dict)
@@ -117,8 +117,9 @@ class Session:
         with machine_lock(exclusive=False):
             if not self._sentinel.exists():
                 self._parallel([self._sentinel_task()], math.inf)
-            self._parallel((self._prepare_task(job) for job in jobs if job.workload not in self.prepared), deadline_s)
-            self._parallel((task for job in jobs for task in self._compile_tasks(job)), deadline_s)
+            self._parallel((self._prepare_task(job) for job in jobs if not self._is_prepared(job)), deadline_s)
+            compiling = (task for job in jobs for task in self._compile_tasks(job))
+            self._parallel(compiling, deadline_s, self.workers.compiling)
         if self.boards is not None:
             self._measure_there(self.boards, jobs, deadline_s)
         else:
@@ -143,13 +144,14 @@ class Session:
     def _folder(self, workload: Workload) -> str:
         return str(self.workers.folder / f"{workload.kind}-{workload.digest}")
 
-    def _parallel(self, tasks: Iterable[_Task], deadline_s: float) -> None:
-        """Keeps all cores busy until all tasks, and those that they call for, are done."""
+    def _parallel(self, tasks: Iterable[_Task], deadline_s: float, count: int | None = None) -> None:
+        """Keeps all cores busy, or so many tasks running, until all tasks, and those that they call for, are done."""
+        count = count or available_cores()
         waiting, running = deque(tasks), dict[int, _Task]()
         while waiting or running:
             if time.monotonic() > deadline_s:
                 waiting.clear()
-            while waiting and len(running) < available_cores():
+            while waiting and len(running) < count:
                 task = waiting.popleft()
                 running[self._submit(task.function, task.arguments, self.options.compile_timeout_s)] = task
             outcome = self._outcome()
@@ -184,6 +186,12 @@ class Session:
             return ()
 
         return _Task("compile_sentinel", (self.device, str(self._sentinel), self.boards is not None), handle)
+
+    def _is_prepared(self, job: Job) -> bool:
+        """Whether there are sample data for all candidates: a last resort may read formats that no other one does."""
+        folder = self._folder(job.workload)
+        ports = {port for candidate in job.candidates for port in enumerate(candidate.variant.inputs)}
+        return job.workload in self.prepared and all(Path(input_file(folder, *port)).exists() for port in ports)
 
     def _prepare_task(self, job: Job) -> _Task:
         """Sample data and references of a workload."""

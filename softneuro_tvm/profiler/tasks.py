@@ -9,37 +9,37 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from tvm import tirx
 
 from softneuro_tvm import codegen
 from softneuro_tvm.device import Device
 from softneuro_tvm.errors import RoutineError
-from softneuro_tvm.formats import OPEN, Format, TensorType, pack, physical_shape
+from softneuro_tvm.formats import Format, pack, physical_shape
 from softneuro_tvm.graph import Workload
-from softneuro_tvm.kernel_objects import object_file, with_symbol
-from softneuro_tvm.kernel_objects import symbol as symbol_of
 from softneuro_tvm.linking import linker
 from softneuro_tvm.object_cache import ObjectCache
 from softneuro_tvm.profiler.files import input_file, reference_file, weight_file
+from softneuro_tvm.profiler.generating import Argument, Generated, generate, generate_pickled, toolchain
 from softneuro_tvm.profiler.measuring import measure
 from softneuro_tvm.profiler.measuring_there import measure_on_board
 from softneuro_tvm.profiler.messages import Compiled
 from softneuro_tvm.profiler.sentinel import SENTINEL_STEPS, multiply_adds
 from softneuro_tvm.registry import layer_kind
-from softneuro_tvm.remote.driver import byte_functions, rotation, rotation_symbol
+from softneuro_tvm.remote.driver import byte_functions
 from softneuro_tvm.remote.networks import run_networks
 from softneuro_tvm.remote.probing import examine, probe
-from softneuro_tvm.routine import Candidate, View
+from softneuro_tvm.routine import Candidate
 
 __all__ = [
     "compile_batch",
     "compile_sentinel",
     "examine",
+    "generate_pickled",
     "measure",
     "measure_on_board",
     "prepare",
     "probe",
     "run_networks",
+    "toolchain",
 ]
 
 _GARBAGE = 37.0
@@ -67,7 +67,8 @@ def prepare(workload: Workload, formats: Sequence[tuple[int, Format]], folder: s
     kind = layer_kind(workload.kind)
     inputs, weights = kind.sample(workload)
     for position, read_as in formats:
-        np.save(input_file(folder, position, read_as), _packed(inputs[position], read_as.layout))
+        packed = _packed(inputs[position], read_as.layout).astype(read_as.dtype)
+        np.save(input_file(folder, position, read_as), packed)
     for name, array in weights.items():
         np.save(weight_file(folder, name), array)
     if kind.has_reference:
@@ -107,6 +108,7 @@ def compile_batch(
     name: str,
     objects: str | None = None,
     elsewhere: bool = False,
+    generated: Sequence[bytes] | None = None,
 ) -> list[Compiled]:
     """Generates candidates of one workload, compiles those that the object cache lacks, and links them into libraries.
 
@@ -117,6 +119,7 @@ def compile_batch(
         name: Unique name for the library that holds all kernels.
         objects: Folder of the object cache, see `ObjectCache`.
         elsewhere: Whether the kernels are measured on a board: then the libraries hold `rotation` functions, too.
+        generated: Pickled `Generated` of each candidate, from another machine; the object cache keeps the objects.
 
     Returns:
         One result for each candidate.
@@ -132,31 +135,29 @@ def compile_batch(
     for index, data in enumerate(pickled):
         try:
             candidate: Candidate = pickle.loads(data)
-            emitted = candidate.routine.emit(candidate.workload, candidate.variant, device)
-            if isinstance(emitted, View):
-                results.append(Compiled("view"))
+            made = pickle.loads(generated[index]) if generated else generate(candidate, device, cache, elsewhere)
+            if made.form in ("view", "failed"):
+                results.append(Compiled(made.form, message=made.message))
                 continue
             packed = _pack(candidate, Path(folder))
             bound = candidate.routine.error_bound(candidate.workload, candidate.variant)
             common = (_save_weights(packed, Path(folder)), sum(array.nbytes for array in packed), bound)
-            if isinstance(emitted, tirx.PrimFunc):
-                _check_arguments(candidate, emitted, packed)
-                kernel = with_symbol(emitted, candidate.routine.name)
-                symbol = symbol_of(kernel)
-                functions = {symbol: kernel}
-                if elsewhere and packed:
-                    functions[rotation_symbol(symbol)] = _rotation(candidate, symbol, packed)
-                for own, function in functions.items():
-                    files[own] = _write_object(object_file(function, device.target, cache), Path(folder) / f"{own}.o")
-                results.append(Compiled("kernel", str(shared), symbol, *common))
+            if made.form == "kernel":
+                _check_arguments(candidate, made.arguments, packed)
+                for symbol, (key, code) in made.objects.items():
+                    if generated:
+                        cache.put(key, code)
+                    files[symbol] = _write_object(code, Path(folder) / f"{symbol}.o")
+                results.append(Compiled("kernel", str(shared), made.symbol, *common))
             else:
+                module = made.module or candidate.routine.emit(candidate.workload, candidate.variant, device)
                 library = Path(folder) / f"{name}-{index}.so"
-                codegen.compile_relax(emitted, device.target, library)
+                codegen.compile_relax(module, device.target, library)
                 results.append(Compiled("relax", str(library), "main", *common))
         except OSError:
             raise
         except Exception as error:  # whatever a routine or TVM raises is its candidate's result
-            results.append(Compiled("failed", message=f"{type(error).__name__}: {error}"[:2000]))
+            results.append(Compiled("failed", message=Generated.failure(error).message))
     if files:
         partial = shared.with_name(f"{name}.{os.getpid()}.so")
         link(str(partial), list(files.values()))
@@ -164,25 +165,12 @@ def compile_batch(
     return results
 
 
-def _rotation(candidate: Candidate, kernel: str, packed: Sequence[np.ndarray]) -> tirx.PrimFunc:
-    """The function that calls a kernel with the next copy of its weights."""
-    workload, variant = candidate.workload, candidate.variant
-
-    def physical(tensors: Sequence[TensorType], ports: Sequence[Format]) -> list[TensorType]:
-        pairs = zip(tensors, ports, strict=True)
-        return [TensorType(physical_shape(tensor.shape, port.layout), port.dtype) for tensor, port in pairs]
-
-    weights = [TensorType(array.shape, str(array.dtype)) for array in packed]
-    inputs, outputs = physical(workload.inputs, variant.inputs), physical(workload.outputs, variant.outputs)
-    return rotation(kernel, inputs, weights, outputs)
-
-
 def _write_object(data: bytes, path: Path) -> str:
     path.write_bytes(data)
     return str(path)
 
 
-def _check_arguments(candidate: Candidate, kernel: tirx.PrimFunc, packed: Sequence[np.ndarray]) -> None:
+def _check_arguments(candidate: Candidate, declared: Sequence[Argument], packed: Sequence[np.ndarray]) -> None:
     """Compares what a kernel takes with what it is going to be called with: kernels do not check that themselves.
 
     Raises:
@@ -193,14 +181,10 @@ def _check_arguments(candidate: Candidate, kernel: tirx.PrimFunc, packed: Sequen
     tensors = [(physical_shape(tensor.shape, port.layout), port.dtype) for tensor, port in ports]
     inputs, outputs = tensors[: len(workload.inputs)], tensors[len(workload.inputs) :]
     given = [*inputs, *((array.shape, str(array.dtype)) for array in packed), *outputs]
-    declared = [
-        (tuple(int(n) if isinstance(n, tirx.IntImm) else OPEN for n in parameter.shape), str(parameter.dtype))
-        for parameter in kernel.params
-    ]
-    if declared != given:
+    if list(declared) != given:
         raise RoutineError(
-            f"routine {candidate.routine.name!r} emitted a kernel of {declared}, but its inputs, packed weights and "
-            f"outputs are {given}; make `emit`, `pack` and the variant's formats agree"
+            f"routine {candidate.routine.name!r} emitted a kernel of {list(declared)}, but its inputs, packed weights "
+            f"and outputs are {given}; make `emit`, `pack` and the variant's formats agree"
         )
 
 

@@ -13,14 +13,31 @@ from collections.abc import Callable
 from multiprocessing.connection import Pipe
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
+from softneuro_tvm.device import available_cores
 from softneuro_tvm.errors import ProfileError
 from softneuro_tvm.linking import loadable_folder
 from softneuro_tvm.profiler.messages import Outcome, Task
 
 _ROOM_BYTES = 2 << 30
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+class TaskServer(Protocol):
+    """Runs tasks: `Workers`, or what stands for them."""
+
+    folder: Path
+
+    @property
+    def compiling(self) -> int:
+        """Batches that are worth compiling at a time."""
+
+    def submit(self, function: str, arguments: tuple[Any, ...], timeout_s: float) -> int:
+        """See `Workers.submit`."""
+
+    def outcome(self) -> Outcome:
+        """See `Workers.outcome`."""
 
 
 class Workers:
@@ -56,6 +73,15 @@ class Workers:
             raise
         finally:
             theirs.close()
+
+    @property
+    def compiling(self) -> int:
+        """Batches that are worth compiling at a time."""
+        return available_cores()
+
+    def fileno(self) -> int:
+        """What is readable when an outcome has arrived, once a task was submitted."""
+        return self._connection.fileno()
 
     def submit(self, function: str, arguments: tuple[Any, ...], timeout_s: float) -> int:
         """Starts a task in a child of its own.

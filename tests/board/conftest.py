@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.board import Server, Tracker, compile_kernels, server_command
+from tests.support.arm_board import arm_board_command
+from tests.support.board import Server, Tracker, compile_kernels, server_command, serving
 
 Start = Callable[..., Server]
 
@@ -31,13 +32,15 @@ def kind(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(scope="module")
 def server(kind: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """One that all tests of a module use: each must leave it usable."""
-    running = Server(server_command(kind), tmp_path_factory.mktemp(kind))
-    try:
+    with serving(server_command(kind), tmp_path_factory.mktemp(kind)) as running:
         yield running
-        assert running.stop() == 0, running.log
-        assert not list(running.work_dir.iterdir())
-    finally:
-        running.kill()
+
+
+@pytest.fixture(scope="module")
+def arm_board(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """The C++ server on an emulated ARM board."""
+    with serving([*arm_board_command(), "--port", "0"], tmp_path_factory.mktemp("arm")) as running:
+        yield running
 
 
 @pytest.fixture

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,24 +10,7 @@ import pytest
 
 from tests.support.board import ClientError, Server, add_one, call, compile_kernels, describe, run_client
 
-SCRIPT = Path(__file__).parents[2] / "scripts" / "arm_board.py"
 RIGHT = [1.0, 2.0, 3.0, 4.0]
-
-
-@pytest.fixture(scope="module")
-def arm_board(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    command = [sys.executable, str(SCRIPT), "--no-install"]
-    done = subprocess.run([*command, "--setup-only"], capture_output=True, text=True, timeout=300, check=False)
-    if done.returncode == 2:
-        pytest.skip(done.stderr.strip())
-    assert done.returncode == 0, done.stderr
-    running = Server([*command, "--port", "0"], tmp_path_factory.mktemp("arm"))
-    try:
-        yield running
-        assert running.stop() == 0, running.log
-        assert not list(running.work_dir.iterdir())
-    finally:
-        running.kill()
 
 
 @pytest.fixture(scope="module")

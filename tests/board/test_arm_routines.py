@@ -20,7 +20,6 @@ from softneuro_tvm.board.compiling import find_compiler
 from softneuro_tvm.device import Device, vector_unit
 from softneuro_tvm.registry import layer_kind
 from softneuro_tvm.routine import Nested
-from tests.board.test_arm import arm_board as arm_board
 from tests.routines.test_conformance import Machine, cases, verify
 from tests.support.board import Server
 

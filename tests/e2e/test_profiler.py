@@ -29,18 +29,6 @@ sys.path.insert(0, str(SUPPORT))
 faulty = importlib.import_module("faulty_routines")
 
 OPTIONS = TimingOptions(timeout_s=3, compile_timeout_s=60)
-EXPECTED = {
-    faulty.Plain: "ok",
-    faulty.Wrong: "wrong",
-    faulty.NotWritten: "wrong",
-    faulty.Aborting: "crash",
-    faulty.Hanging: "timeout",
-    faulty.Raising: "error",
-    faulty.NotCompilable: "error",
-    faulty.KillsCompiler: "error",
-    faulty.AsRelax: "ok",
-    faulty.AsView: "ok",
-}
 
 
 class Recorder:
@@ -90,14 +78,14 @@ def profiled(candidates: list[Candidate], device: Device, store: ProfileStore, *
 
 @pytest.fixture(scope="module")
 def profile(store: ProfileStore, recorder: Recorder) -> Profile:
-    candidates = faulty.candidates(*EXPECTED)
+    candidates = faulty.candidates(*faulty.EXPECTED)
     return profiled(candidates, host_device(1), store, observer=recorder, options=OPTIONS, residency="l2")
 
 
-@pytest.mark.parametrize("routine", EXPECTED)
+@pytest.mark.parametrize("routine", faulty.EXPECTED)
 def test_each_fault_is_told_apart(profile: Profile, routine: type) -> None:
     found = next(found for candidate, found in profile.items() if type(candidate.routine) is routine)
-    assert found.status == EXPECTED[routine], found.message
+    assert found.status == faulty.EXPECTED[routine], found.message
     if found.ok:
         assert 0 <= found.median_s < 1 and found.error < 1e-5
     else:
@@ -121,7 +109,7 @@ def test_progress_is_reported(profile: Profile, recorder: Recorder) -> None:
 
 def test_the_second_run_measures_nothing(profile: Profile, store: ProfileStore) -> None:
     recorder = Recorder()
-    again = profiled(faulty.candidates(*EXPECTED), host_device(1), store, observer=recorder, residency="l2")
+    again = profiled(faulty.candidates(*faulty.EXPECTED), host_device(1), store, observer=recorder, residency="l2")
     assert not recorder.calls
     routines = [[type(candidate.routine) for candidate in p] for p in (profile, again)]
     assert routines[0] == routines[1] and list(profile.values()) == list(again.values())

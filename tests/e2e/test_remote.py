@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from softneuro_tvm.formats import TensorType
 from softneuro_tvm.measurement import Measurement
 from softneuro_tvm.profiler import Profiler, ProfileStore, SilentObserver, TimingOptions, Workers
 from softneuro_tvm.profiler.files import input_file
+from softneuro_tvm.profiler.sentinel import MachineSpeed
 from softneuro_tvm.profiler.tasks import compile_batch, compile_sentinel, prepare
 from softneuro_tvm.remote import Board
 from softneuro_tvm.remote.check import check_board
@@ -41,18 +43,6 @@ faulty = importlib.import_module("faulty_routines")
 rpc_servers = importlib.import_module("rpc_servers")
 
 OPTIONS = TimingOptions(timeout_s=5, compile_timeout_s=60)
-EXPECTED = {
-    faulty.Plain: "ok",
-    faulty.Wrong: "wrong",
-    faulty.NotWritten: "wrong",
-    faulty.Aborting: "crash",
-    faulty.Hanging: "timeout",
-    faulty.Raising: "error",
-    faulty.NotCompilable: "error",
-    faulty.KillsCompiler: "error",
-    faulty.AsRelax: "ok",
-    faulty.AsView: "ok",
-}
 
 
 @pytest.fixture(scope="module")
@@ -75,14 +65,14 @@ def profiled(
 @pytest.fixture(scope="module")
 def found(servers: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[type, Measurement]:
     with ProfileStore(tmp_path_factory.mktemp("store") / "profile.sqlite") as store:
-        results = profiled(faulty.candidates(*EXPECTED), store, servers.board())
+        results = profiled(faulty.candidates(*faulty.EXPECTED), store, servers.board())
     return {type(candidate.routine): measurement for candidate, measurement in results.items()}
 
 
-@pytest.mark.parametrize("routine", EXPECTED)
+@pytest.mark.parametrize("routine", faulty.EXPECTED)
 def test_each_fault_is_told_apart(found: dict[type, Measurement], routine: type) -> None:
     measurement = found[routine]
-    assert measurement.status == EXPECTED[routine], measurement.message
+    assert measurement.status == faulty.EXPECTED[routine], measurement.message
     if measurement.ok:
         assert 0 <= measurement.median_s < 1 and measurement.error < 1e-5
     else:
@@ -169,6 +159,22 @@ class Killer(SilentObserver):
         self.measured_before += 1
         for process in self.servers.boards.values():
             rpc_servers.end(process)
+
+
+def test_a_board_that_is_always_slow_is_measured_as_it_is(servers: Any, tmp_path: Path) -> None:
+    first, second = (faulty.candidates(faulty.Plain, of=faulty.workload(n)) for n in (11, 12))
+    options = replace(OPTIONS, patience_s=600.0, total_patience_s=1.0)
+    with (
+        ProfileStore(tmp_path / "profile.sqlite") as store,
+        Profiler(host_device(1), store, options=options, residency="l2", board=servers.board()) as profiler,
+    ):
+        profiler.look_up([*first, *second])
+        profiler.measure(first)
+        assert profiler._session is not None and profiler._session.boards is not None
+        for port in servers.boards:  # it was much faster once, and was waited for
+            profiler._session.boards.speeds[f"127.0.0.1:{port}"] = MachineSpeed([1e-9] * 9, 1.0)
+        profiler.measure(second)
+        assert profiler.results[second[0]].slowdown > 100, profiler.results[second[0]]
 
 
 def test_lost_boards_end_tuning_and_keep_results(tmp_path: Path) -> None:

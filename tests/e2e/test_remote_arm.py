@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import importlib
-import os
 import shutil
-import socket
-import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,19 +14,19 @@ import pytest
 import softneuro_tvm as sn
 from softneuro_tvm.candidates import enumerate_candidates
 from softneuro_tvm.elf_header import machine_of
-from softneuro_tvm.errors import BuildError
+from softneuro_tvm.errors import BoardError, BuildError
 from softneuro_tvm.linking import CROSS_COMPILER_VARIABLE
 from softneuro_tvm.profiler import Profiler, ProfileStore, TimingOptions
 from softneuro_tvm.remote import Board
 from softneuro_tvm.remote.module import on_board
 from softneuro_tvm.selection import select
+from tests.support.arm_board import arm_board_command
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 faulty = importlib.import_module("faulty_routines")
 made_up = importlib.import_module("made_up")
 rpc_servers = importlib.import_module("rpc_servers")
 
-SCRIPT = Path(__file__).parents[2] / "scripts" / "arm_board.py"
 DEVICE = "cortex-a76"
 
 
@@ -44,28 +40,9 @@ def compilers() -> list[str]:
 
 @pytest.fixture(scope="module")
 def board() -> Iterator[Board]:
-    command = [sys.executable, str(SCRIPT), "--no-install"]
-    done = subprocess.run([*command, "--setup-only"], capture_output=True, text=True, timeout=300, check=False)
-    if done.returncode == 2:
-        pytest.skip(done.stderr.strip())
-    assert done.returncode == 0, done.stderr
-    port = rpc_servers.free_port()
-    # not what libraries that were loaded into this process have set
-    environment = dict(os.environ)
-    arguments = [*command, "--port", str(port), "--port-end", str(port + 1)]
-    running = subprocess.Popen(arguments, start_new_session=True, env=environment)
-    try:
-        deadline_s = time.monotonic() + 60
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", port), 5).close()
-                break
-            except OSError:
-                assert time.monotonic() < deadline_s, "the emulated board does not start"
-                time.sleep(0.2)
-        yield Board(server=("127.0.0.1", port), connect_timeout_s=60, patience_s=60)
-    finally:
-        rpc_servers.end(running)
+    with rpc_servers.serving("arm", boards=0) as servers:
+        servers.start_board(command=arm_board_command())
+        yield servers.board(connect_timeout_s=60)
 
 
 def test_candidates_are_measured_there(board: Board, tmp_path: Path) -> None:
@@ -78,6 +55,17 @@ def test_candidates_are_measured_there(board: Board, tmp_path: Path) -> None:
             profiler.look_up(candidates)
             profiler.measure(candidates)
             assert {type(c.routine): found.status for c, found in profiler.results.items()} == expected
+
+
+def test_boards_of_two_kinds_under_one_key_are_refused(tmp_path: Path) -> None:
+    candidates = [c for n in range(4, 8) for c in faulty.candidates(faulty.Plain, of=faulty.workload(n))]
+    with rpc_servers.serving("mixed") as servers, ProfileStore(tmp_path / "profile.sqlite") as store:
+        servers.start_board(command=arm_board_command())
+        with Profiler(sn.host_device(1), store, board=servers.board()) as profiler:
+            profiler.look_up(candidates)
+            with pytest.raises(BoardError, match=r"is of the kind aarch64, .* is for x86_64: .* must be alike"):
+                profiler.measure(candidates)
+        assert all(row.measurement.ok for row in store.rows())
 
 
 @pytest.fixture(scope="module")

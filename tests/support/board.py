@@ -12,7 +12,8 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -145,6 +146,18 @@ class Server:
         """Ends the server at once if it still runs."""
         self.process.kill()
         self.process.wait(LIMIT_S)
+
+
+@contextmanager
+def serving(command: Sequence[str], folder: Path) -> Iterator[Server]:
+    """A server that must end well, and leave no files, after what was done with it."""
+    running = Server(command, folder)
+    try:
+        yield running
+        assert running.stop() == 0, running.log
+        assert not list(running.work_dir.iterdir())
+    finally:
+        running.kill()
 
 
 def server_command(kind: str, *options: str) -> list[str]:

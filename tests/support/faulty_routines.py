@@ -165,6 +165,24 @@ class KillsCompiler(Plain):
         os.abort()
 
 
+class KillsGenerator(Plain):
+    """Takes down the process that generates it."""
+
+    name = "dense/kills_generator"
+
+    def emit(self, workload: Workload, variant: Variant, device: Device) -> Any:
+        os.abort()
+
+
+class HangsGenerator(Plain):
+    """Is never generated."""
+
+    name = "dense/hangs_generator"
+
+    def emit(self, workload: Workload, variant: Variant, device: Device) -> Any:
+        time.sleep(1000)
+
+
 class HangsCompiler(Plain):
     """Never finishes compiling."""
 
@@ -201,6 +219,21 @@ class AsView(Plain):
 
     def emit(self, workload: Workload, variant: Variant, device: Device) -> Any:
         return VIEW
+
+
+EXPECTED: dict[type[Routine], str] = {
+    Plain: "ok",
+    Wrong: "wrong",
+    NotWritten: "wrong",
+    Aborting: "crash",
+    Hanging: "timeout",
+    Raising: "error",
+    NotCompilable: "error",
+    KillsCompiler: "error",
+    AsRelax: "ok",
+    AsView: "ok",
+}
+"""What measuring comes to."""
 
 
 def candidates(*routines: type[Routine], of: Workload | None = None) -> list[Candidate]:

@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -36,16 +36,25 @@ class Servers:
     boards: dict[int, subprocess.Popen[bytes]] = field(default_factory=dict)
     tracker: subprocess.Popen[bytes] | None = None
 
-    def start_board(self, port: int | None = None, stock: bool = False) -> int:
-        """Starts another board, this package's server or TVM's own; returns its port once the tracker knows it."""
-        port = port or free_port()
-        module, command = ("tvm.exec.rpc_server", ()) if stock else ("softneuro_tvm", ("rpc-server",))
+    def start_board(
+        self, port: int | None = None, stock: bool = False, command: Sequence[str] = (), key: str = ""
+    ) -> int:
+        """Starts another board; returns its port once the tracker knows it.
+
+        Args:
+            port: Its port, if it matters.
+            stock: Takes TVM's own server instead of this package's.
+            command: What starts another server, but for its options.
+            key: If it differs from that of the others.
+        """
+        port, key = port or free_port(), key or self.key
+        usual = ("-m", "tvm.exec.rpc_server") if stock else ("-m", "softneuro_tvm", "rpc-server")
         self.boards[port] = _start(
-            module,
-            *(*command, "--host", "127.0.0.1", "--port", str(port), "--port-end", str(port + 1), "--key", self.key),
+            *(command or (sys.executable, *usual)),
+            *("--host", "127.0.0.1", "--port", str(port), "--port-end", str(port + 1), "--key", key),
             *("--tracker", f"127.0.0.1:{self.tracker_port}"),
         )
-        _until(lambda: any(address[1] == port for address in self.summary.servers(self.key)))
+        _until(lambda: any(address[1] == port for address in self.summary.servers(key)))
         return port
 
     @property
@@ -66,9 +75,9 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _start(module: str, *arguments: str) -> subprocess.Popen[bytes]:
+def _start(*command: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
-        [sys.executable, "-m", module, *arguments],
+        command,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -105,7 +114,8 @@ def serving(key: str = "board", boards: int = 1, stock: bool = False) -> Iterato
     servers = Servers(port, key)
     try:
         servers.tracker = _start(
-            "tvm.exec.rpc_tracker", "--host", "127.0.0.1", "--port", str(port), "--port-end", str(port + 1)
+            *(sys.executable, "-m", "tvm.exec.rpc_tracker", "--host", "127.0.0.1"),
+            *("--port", str(port), "--port-end", str(port + 1)),
         )
         _until(lambda: summary(("127.0.0.1", port), 5))
         for _ in range(boards):
