@@ -1,16 +1,21 @@
-"""Loops that copy a float32 tensor between two packed views, a vector at a time."""
+"""Loops that copy a tensor of floating-point numbers or of bytes between two packed views, a vector at a time."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from tvm import tirx
 from tvm.tirx.script.builder import ir as T
 
 from .._tir import Expr, Kernel, ceil_div
 from .._vectors import shuffle, transpose
+from ._bytes import transpose_bytes
 from ._packed import Packed
+
+FLOATS = ("float32", "float16")
+"""Element types whose vectors are transposed by shuffles of any kind."""
 
 POSITIONS = 16
 """Positions for which a run of channels is copied before the next run."""
@@ -43,6 +48,7 @@ class Copy:
         target: How `y` lies in memory.
         lanes: Elements of the widest vector.
         parallel: True if threads share the work.
+        dtype: Element type: float32, float16, int8 or uint8.
     """
 
     k: Kernel
@@ -52,6 +58,7 @@ class Copy:
     target: Packed
     lanes: int
     parallel: bool
+    dtype: str
 
     def method(self) -> Callable[[], None] | None:
         """What emits the fastest loops that apply; None if only a copy of single elements does."""
@@ -63,6 +70,12 @@ class Copy:
             return self.tiles
         interleaves = self.packed.last and 1 < self.packed.channels and self.packed.positions >= self.lanes
         return self.interleaved if interleaves else None
+
+    def _transposed(self, rows: Sequence[Expr]) -> list[Expr]:
+        return transpose(rows) if self.dtype in FLOATS else transpose_bytes(rows, self.dtype)
+
+    def _zeros(self, lanes: int) -> Expr:
+        return self.k.splat(0.0 if self.dtype in FLOATS else tirx.const(0, self.dtype), lanes)
 
     @property
     def packed(self) -> Packed:
@@ -110,12 +123,12 @@ class Copy:
             present = max(0, min(t, valid - begin))
             if self.source.block == 1:
                 rows = [k.load(self.x, self.source.offset(n, channel + begin + i, position), t) for i in range(present)]
-                rows = [k.bind(row) for row in rows] + [k.splat(0.0, t)] * (t - present)
-                for i, column in enumerate(transpose(rows) if present else rows):
+                rows = [k.bind(row) for row in rows] + [self._zeros(t)] * (t - present)
+                for i, column in enumerate(self._transposed(rows) if present else rows):
                     k.store(self.y, self.target.offset(n, channel, position + i) + begin, column, t)
             elif present:
                 at = [self.source.offset(n, channel, position + i) + begin for i in range(t)]
-                rows = transpose([k.bind(k.load(self.x, offset, t)) for offset in at])
+                rows = self._transposed([k.bind(k.load(self.x, offset, t)) for offset in at])
                 for i in range(present):
                     k.store(self.y, self.target.offset(n, channel + begin + i, position), rows[i], t)
 
@@ -156,6 +169,6 @@ class Copy:
             with k.loop(step if rest or padding else 0) as i:
                 copy(n, full * m, first + i, rest)
                 for begin, length in pieces(padding):
-                    k.store(self.y, target.offset(n, stored, first + i) + begin, k.splat(0.0, length), length)
+                    k.store(self.y, target.offset(n, stored, first + i) + begin, self._zeros(length), length)
 
         self._tasks(source.batch, ceil_div(positions, step), body)

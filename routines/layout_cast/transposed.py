@@ -13,12 +13,15 @@ from softneuro_tvm.formats import Format, TensorType, block_of, canonical_layout
 from softneuro_tvm.graph import Workload
 from softneuro_tvm.routine import VIEW, Routine, Variant
 
-from .._tir import Expr, Kernel, all_of
+from .._tir import Expr, Kernel, all_of, computing_in
 from ._copies import Copy
 from ._packed import Packed, element_order
 
 PARALLEL_BYTES = 1 << 20
 """Smaller tensors are copied by one thread: starting the others takes as long."""
+
+BYTES = 16
+"""Elements of a vector of bytes: all machines permute 128 bits by single instructions."""
 
 
 class Transposed(Routine):
@@ -26,8 +29,8 @@ class Transposed(Routine):
 
     Between NCHW and NCHWc or NHWC: square tiles of channels x positions, transposed in vector registers. Between NCHWc
     layouts and NHWC: runs of channels. NCHW <-> NHWC with few channels: interleaving shuffles. All else, and element
-    types other than float32: one element after the other, in the order of the target. A cast that leaves every element
-    where it is, is a view. Padding lanes become 0 or keep what the source's padding holds.
+    types other than floats and bytes: one element after the other, in the order of the target. A cast that leaves
+    every element where it is, is a view. Padding lanes become 0 or keep what the source's padding holds.
     Parallel over channel blocks, or over positions where those are few.
 
     Shapes: x, y [N, C, ...]. Error: none.
@@ -52,12 +55,18 @@ class Transposed(Routine):
             return VIEW
         parallel = device.threads > 1 and tensor.size_bytes >= PARALLEL_BYTES
         views = Packed.of(tensor.shape, source), Packed.of(tensor.shape, target)
-        with Kernel() as k:
+        with computing_in("float16" if tensor.dtype == "float16" else "float32"), Kernel() as k:
             shapes = [(name, physical_shape(tensor.shape, layout)) for name, layout in (("x", source), ("y", target))]
             x, y = k.arguments(*shapes, dtype=tensor.dtype)
             method = None
-            if views[0] and views[1] and tensor.dtype == "float32":
-                method = Copy(k, x, y, views[0], views[1], device.vector_lanes, parallel).method()
+            lanes = {
+                "float32": device.vector_lanes,
+                "float16": 2 * device.vector_lanes,
+                "int8": BYTES,
+                "uint8": BYTES,
+            }.get(tensor.dtype)
+            if views[0] and views[1] and lanes:
+                method = Copy(k, x, y, views[0], views[1], lanes, parallel, tensor.dtype).method()
             if method:
                 method()
             else:

@@ -50,10 +50,19 @@ def import_model(
 
 def _from_onnx(model: onnx.ModelProto, name: str, source: str, input_shapes: Mapping[str, Sequence[int]]) -> Graph:
     """Checks, converts, lowers and optimises; changes `model`."""
-    from softneuro_tvm.importer import onnx_convert, onnx_file, onnx_fold, onnx_preflight, relax_graph, relax_module
+    from softneuro_tvm.importer import (
+        onnx_convert,
+        onnx_file,
+        onnx_fold,
+        onnx_preflight,
+        onnx_quantized,
+        relax_graph,
+        relax_module,
+    )
 
     onnx_file.check_not_external(model, source)
     model = onnx_preflight.inline_functions(model)
+    onnx_quantized.expand_quantized_operators(model)
     onnx_preflight.name_nodes(model.graph)
     onnx_preflight.check_operators(model.graph, onnx_convert.supported_operators())
     onnx_file.check_structure(model, source)

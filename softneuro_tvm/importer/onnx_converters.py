@@ -180,10 +180,42 @@ class _Pad(frontend.Pad):  # type: ignore[misc]
         return relax.op.nn.pad(x, widths, "constant", float(value))
 
 
+class _DequantizeLinear(frontend.DequantizeLinear):  # type: ignore[misc]
+    """Constants become numbers at once: TVM would compile a kernel for each of them."""
+
+    @classmethod
+    def get_converter(cls, opset: int) -> Any:
+        """A converter that leaves everything but such constants to the front end's own."""
+        converter = super().get_converter(opset)
+
+        def convert(bb: Any, inputs: Any, attr: dict[str, Any], params: Any) -> Any:
+            constants = [array_of(tensor) for tensor in inputs if isinstance(tensor, GenericConst)]
+            is_constant = len(constants) == len([tensor for tensor in inputs if tensor is not None])
+            numbers = cls._numbers(constants, attr) if is_constant else None
+            return converter(bb, inputs, attr, params) if numbers is None else constant_of(numbers)
+
+        return convert
+
+    @staticmethod
+    def _numbers(constants: list[np.ndarray], attr: dict[str, Any]) -> np.ndarray | None:
+        """What constants stand for; None if their types or scales are unusual."""
+        tensor, *parameters = constants
+        is_usual = tensor.dtype.kind in "iu" and parameters[0].dtype == np.float32
+        if not is_usual or attr.get("block_size") or any(parameter.ndim > 1 for parameter in parameters):
+            return None
+        shape = [1] * tensor.ndim
+        if tensor.ndim:
+            shape[attr.get("axis", 1) if tensor.ndim > 1 else 0] = -1
+        scale, *zero_point = (each.reshape(shape if each.size > 1 else ()) for each in parameters)
+        centred = tensor.astype(np.int64) - (zero_point[0].astype(np.int64) if zero_point else 0)
+        return np.asarray(centred.astype(np.float32) * scale)
+
+
 CONVERTERS = {
     "AveragePool": _AveragePool,
     "Clip": _Clip,
     "Conv": _Conv,
+    "DequantizeLinear": _DequantizeLinear,
     "Gather": _Gather,
     "Gemm": _Gemm,
     "MaxPool": _MaxPool,

@@ -1,0 +1,1 @@
+"""Routines for two-dimensional convolution of 8-bit integers."""

@@ -1,0 +1,1 @@
+"""Routines for fully connected layers on 8-bit integers."""

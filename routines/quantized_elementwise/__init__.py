@@ -1,0 +1,1 @@
+"""Routines for elementwise expressions between 8-bit integers."""

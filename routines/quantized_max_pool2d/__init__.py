@@ -1,0 +1,1 @@
+"""Routines for max pooling of 8-bit integers."""
