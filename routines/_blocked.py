@@ -58,9 +58,11 @@ def blocked_layouts(device: Device) -> tuple[str, ...]:
     """The NCHWc layouts that fill this device's vectors: full width first, then half, but no less than NCHW4c.
 
     Four lanes have no other: in NCHW4c neighbouring positions lie side by side and are loaded in pairs, so that wider
-    blocks would waste more channels for nothing.
+    blocks would waste more channels for nothing. Float16 is offered in full width only.
     """
     lanes = device.vector_lanes
+    if device.element != "float32":
+        return (f"NCHW{lanes}c",)
     return tuple(f"NCHW{c}c" for c in dict.fromkeys((lanes, max(4, lanes // 2))))
 
 

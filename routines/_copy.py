@@ -19,6 +19,9 @@ PARALLEL_BYTES = 512 << 10
 DTYPES = ("float32", "int32", "int64", "float64")
 """Element types that are copied with vectors."""
 
+BLOCKED = ("float32", "float16")
+"""Element types of feature maps, which may lie in channel blocks."""
+
 COPYABLE = Requirement(
     "elements of four or eight bytes, one type", lambda w, d: {t.dtype for t in (*w.inputs, *w.outputs)} <= set(DTYPES)
 )
@@ -27,7 +30,7 @@ COPYABLE = Requirement(
 
 def copy_lanes(workload: Workload, device: Device) -> int:
     """Elements of the workload's type in one vector register."""
-    return device.vector_lanes if workload.outputs[0].dtype.endswith("32") else max(2, device.vector_lanes // 2)
+    return max(2, device.vector_lanes // 2) if workload.outputs[0].dtype.endswith("64") else device.vector_lanes
 
 
 def threads_for(workload: Workload, device: Device) -> int:

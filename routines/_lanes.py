@@ -6,8 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ._tir import Expr, Kernel, ceil_div
+from ._tir import Expr, Kernel, ceil_div, element
 from ._vectors import shuffle
+
+SCALARS = 4
+"""Steps of a row that are loaded together. With more, LLVM moves loads upwards until accumulators spill."""
 
 
 def rows_together(lanes: int, registers: int, row: int = 0, step: int = 1) -> int:
@@ -22,7 +25,7 @@ def rows_together(lanes: int, registers: int, row: int = 0, step: int = 1) -> in
         row: Elements from the scalar of a row to that of the next, if known.
         step: Elements from the scalar of a step of the reduction to that of the next; if 1, a vector holds steps.
     """
-    if lanes != 4 or registers < 32:
+    if lanes != (4 if element() == "float32" else 8) or registers < 32:
         return 0
     # scalars that are neither adjacent in steps nor in rows: LLVM loads them in pairs
     return 1 if step == 1 else lanes if row == 1 else 2
@@ -61,9 +64,9 @@ class Rows:
 
     def broadcast(self, i: int, u: int, steps: int, lanes: int) -> Expr:
         """Element u, of the `steps` that exist, of row i in all lanes of a vector."""
-        if self.together == 1 and steps % lanes == 0:
-            vector = Kernel.load(self.buffer, self.starts[i] + u // lanes * lanes, lanes)
-            return shuffle([vector], lanes, [u % lanes] * lanes)
+        if self.together == 1 and steps % SCALARS == 0:
+            vector = Kernel.load(self.buffer, self.starts[i] + u // SCALARS * SCALARS, SCALARS)
+            return shuffle([vector], SCALARS, [u % SCALARS] * lanes)
         if self.together == lanes:
             first = i - i % lanes
             if first + lanes <= len(self.starts):  # the last rows are read one by one

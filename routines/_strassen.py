@@ -18,8 +18,8 @@ from softneuro_tvm.routine import Parameter, Variant
 
 from ._blocked import pack_channel_vectors
 from ._products import Sizes
-from ._tir import ceil_div, round_up
-from .dense._tiles import LINE, split_evenly
+from ._tir import cache_line, ceil_div, round_up
+from .dense._tiles import split_evenly
 
 # rows: products 1 to 7 of Strassen's paper; columns: blocks 11, 12, 21, 22
 LEFT = ((1, 0, 0, 1), (0, 0, 1, 1), (1, 0, 0, 0), (0, 0, 0, 1), (1, 1, 0, 0), (-1, 0, 1, 0), (0, 1, 0, -1))
@@ -159,8 +159,8 @@ class Scratch:
 
 def _spread(elements: int) -> int:
     """An odd number of cache lines: what lies powers of two apart shares cache sets."""
-    lines = ceil_div(elements, LINE)
-    return (lines + 1 - lines % 2) * LINE
+    lines = ceil_div(elements, cache_line())
+    return (lines + 1 - lines % 2) * cache_line()
 
 
 def workspace_bytes(sizes: Sizes, variant: Variant) -> int:

@@ -17,8 +17,8 @@ from ._blocked import Epilogue
 from ._lanes import Rows, rows_together, tallest_tile
 from ._products import Place, Sizes
 from ._strassen import LEFT, RESULT, Scratch, block_places, groups_of, products_of
-from ._tir import Expr, Kernel, ceil_div
-from .dense._tiles import LINE, UNROLL, Panel, Split, Tile, split_evenly
+from ._tir import Expr, Kernel, cache_line, ceil_div
+from .dense._tiles import UNROLL, Panel, Split, Tile, split_evenly
 
 Matrix = Sequence[Sequence[int]]
 
@@ -151,7 +151,7 @@ class StrassenWriter:
         k, width = self.k, size * self.lanes
         tiles = split_evenly(self.height, tallest_tile(size, self.registers, self.together))
         # each tile asks for a part of the next product's weights
-        each = ceil_div(UNROLL * width // LINE, sum(count for count, _ in tiles))
+        each = ceil_div(UNROLL * width // cache_line(), sum(count for count, _ in tiles))
         first = k.bind((step * self.columns + vector * self.lanes) * (self.products * self.depth))
         with k.loop(self.products) as product:
             weight = k.bind(first + product * (self.depth * width))
@@ -159,7 +159,9 @@ class StrassenWriter:
             for count, height in tiles:
                 with k.loop(count) as i:
                     top = k.bind(row + i * height)
-                    panel = Panel(self.buffers["weight"], weight, self.depth * width + (done + i) * (each * LINE), each)
+                    panel = Panel(
+                        self.buffers["weight"], weight, self.depth * width + (done + i) * (each * cache_line()), each
+                    )
                     self._tile(product, top, height, size, panel)
                 done, row = done + count, row + count * height
 

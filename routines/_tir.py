@@ -7,8 +7,9 @@ promotes to registers; see `Kernel.accumulators`.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from contextvars import ContextVar
 from types import TracebackType
 from typing import Any
 
@@ -20,6 +21,48 @@ from softneuro_tvm.activations import Activation
 
 Expr = Any
 """A TIR expression or a Python number."""
+
+_ELEMENT: ContextVar[str] = ContextVar("element", default="float32")
+_LARGEST = {"float32": 3.4028234663852886e38, "float16": 65504.0}
+
+
+def element() -> str:
+    """The type in which kernels are being written: float32, or float16 within `computing_in`."""
+    return _ELEMENT.get()
+
+
+def cache_line() -> int:
+    """Elements of a cache line."""
+    return 16 if element() == "float32" else 32
+
+
+def lowest() -> float:
+    """The smallest finite number of the element type: what a maximum starts from."""
+    return -_LARGEST[element()]
+
+
+@contextmanager
+def computing_in(dtype: str) -> Iterator[None]:
+    """Within it, arguments, scratch and numbers of kernels are of this type."""
+    token = _ELEMENT.set(dtype)
+    try:
+        yield
+    finally:
+        _ELEMENT.reset(token)
+
+
+def cast(value: Expr, dtype: str, lanes: int) -> Expr:
+    """A vector in another element type."""
+    return T.Cast(f"{dtype}x{lanes}" if lanes > 1 else dtype, value)
+
+
+def widened(function: Callable[[Expr], Expr], x: Expr, lanes: int) -> Expr:
+    """Applies a function of float32 vectors to a vector of the element type."""
+    dtype = element()
+    if dtype == "float32":
+        return function(x)
+    with computing_in("float32"):
+        return cast(function(cast(x, "float32", lanes)), dtype, lanes)
 
 
 class Kernel:
@@ -56,10 +99,15 @@ class Kernel:
             self.function = self._builder.get()
 
     @staticmethod
-    def arguments(*buffers: tuple[str, Sequence[int]], dtype: str = "float32") -> list[Any]:
-        """Declares all buffer arguments (name, shape), once, first; returns flat views, indexed by element."""
-        declared = [T.arg(name, T.buffer(tuple(shape), dtype)) for name, shape in buffers]
-        return [T.decl_buffer((math.prod(int(n) for n in b.shape),), dtype, data=b.data) for b in declared]
+    def arguments(*buffers: tuple[str, Sequence[int]], dtype: str | Sequence[str] = "") -> list[Any]:
+        """Declares all buffer arguments (name, shape), once, first; returns flat views, indexed by element.
+
+        Their type is the element type, the one given, or one given for each.
+        """
+        dtypes = [dtype or element()] * len(buffers) if isinstance(dtype, str) else dtype
+        given = zip(buffers, dtypes, strict=True)
+        declared = [(T.arg(name, T.buffer(tuple(shape), own)), own) for (name, shape), own in given]
+        return [T.decl_buffer((math.prod(int(n) for n in b.shape),), own, data=b.data) for b, own in declared]
 
     @staticmethod
     def loop(extent: Expr, parallel: bool = False) -> AbstractContextManager[Any]:
@@ -68,14 +116,14 @@ class Kernel:
         return frame
 
     @staticmethod
-    def scratch(elements: int, dtype: str = "float32") -> Any:
+    def scratch(elements: int, dtype: str = "") -> Any:
         """Scratch, private to the enclosing iteration; under 1 KiB it lives in registers or on the stack."""
-        return T.alloc_buffer((elements,), dtype)
+        return T.alloc_buffer((elements,), dtype or element())
 
     @staticmethod
-    def stack(elements: int, dtype: str = "float32") -> Any:
+    def stack(elements: int, dtype: str = "") -> Any:
         """A scratch buffer that stays on the stack whatever its size: keep it to a few tens of KiB."""
-        return T.alloc_buffer((elements,), dtype, annotations={"disable_lower_builtin": True})
+        return T.alloc_buffer((elements,), dtype or element(), annotations={"disable_lower_builtin": True})
 
     @staticmethod
     def load(buffer: Any, offset: Expr, lanes: int) -> Expr:
@@ -89,8 +137,8 @@ class Kernel:
 
     @staticmethod
     def splat(value: Expr, lanes: int) -> Expr:
-        """A vector with equal elements; Python floats become float32."""
-        scalar = T.float32(value) if isinstance(value, float | int) else value
+        """A vector with equal elements; Python floats become the element type, as near as it comes."""
+        scalar = _number(value) if isinstance(value, float | int) else value
         return scalar if lanes == 1 else T.broadcast(scalar, lanes)
 
     @staticmethod
@@ -100,7 +148,7 @@ class Kernel:
 
     @staticmethod
     def pin(value: Expr, lanes: int) -> Expr:
-        """Computes a float32 vector once.
+        """Computes a vector of the element type once.
 
         `bind` only names it: TVM's simplifier puts the expression back in place of the name, and chains of names that
         are used several times then grow exponentially.
@@ -130,6 +178,13 @@ class Kernel:
             if otherwise:
                 with T.Else():
                     otherwise()
+
+
+def _number(value: float) -> Expr:
+    """A constant of the element type."""
+    if element() == "float32":
+        return T.float32(value)
+    return T.float16(max(lowest(), min(-lowest(), value)) if math.isfinite(value) else value)
 
 
 def _constant(lanes: int) -> Callable[[float], Expr]:
@@ -185,8 +240,11 @@ def erf(x: Expr, lanes: int) -> Expr:
     return T.Select(x < c(0.0), c(0.0) - y, y)
 
 
+_IN_FLOAT32 = ("sigmoid", "silu", "tanh", "gelu")
+
+
 def activate(x: Expr, activation: Activation, lanes: int, slope: Expr | None = None) -> Expr:
-    """Applies an activation to a float32 vector.
+    """Applies an activation to a vector of the element type; costly ones compute in float32.
 
     Args:
         x: The vector.
@@ -203,6 +261,8 @@ def activate(x: Expr, activation: Activation, lanes: int, slope: Expr | None = N
             return T.max(x, c(0))
         case "clip":
             return T.min(T.max(x, c(alpha)), c(beta))
+    if activation.name in _IN_FLOAT32 and element() != "float32":
+        return widened(lambda wide: activate(wide, activation, lanes), x, lanes)
     x = Kernel.pin(x, lanes)
     match activation.name:
         case "leaky_relu":

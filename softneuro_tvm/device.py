@@ -17,6 +17,8 @@ from softneuro_tvm.errors import DeviceError
 HOST = "host"
 """Name of this machine."""
 _HARDWARE = ("vector_lanes", "vector_registers", "fma", "l1_bytes", "l2_bytes", "l3_bytes")
+_FLOAT16 = frozenset({"asimdhp", "avx512_fp16"})
+"""Features of vector units that compute in float16."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,7 @@ class Device:
         l2_bytes: Second-level cache of one core.
         l3_bytes: Last-level cache.
         features: Instruction-set extensions, e.g. ``avx2``.
+        element: Type that is computed in; see `computing_in`.
     """
 
     name: str
@@ -48,6 +51,28 @@ class Device:
     l2_bytes: int = 512 << 10
     l3_bytes: int = 8 << 20
     features: frozenset[str] = frozenset()
+    element: str = "float32"
+
+    @property
+    def has_float16(self) -> bool:
+        """Whether vectors can be computed in float16."""
+        return bool(_FLOAT16 & self.features)
+
+    def computing_in(self, element: str) -> Device:
+        """The device as a kernel sees it whose elements are float16 instead of float32.
+
+        It has twice as many of them in a vector and in each cache: cache sizes remain those of elements of four bytes.
+        """
+        if element == self.element:
+            return self
+        return replace(
+            self,
+            vector_lanes=2 * self.vector_lanes,
+            l1_bytes=2 * self.l1_bytes,
+            l2_bytes=2 * self.l2_bytes,
+            l3_bytes=2 * self.l3_bytes,
+            element=element,
+        )
 
     def with_threads(self, threads: int) -> Device:
         """The same device, tuned for another number of threads."""

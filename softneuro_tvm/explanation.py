@@ -41,12 +41,14 @@ def candidate_text(descriptor: str) -> str:
     """A candidate as one says it: ``winograd m=4 in NCHW16c``."""
     text, _, covered = descriptor.partition(" ")
     where = f" ({covered})" if covered else ""
-    return f"{_algorithm(parse(text))} in {shown_layout(parse(text).layout)}{where}"
+    found = parse(text)
+    port = Format(shown_layout(found.layout), found.dtype)
+    return f"{_algorithm(found)} in {port.shown}{where}"
 
 
 def choice_text(choice: LayerChoice) -> str:
     """A choice as one says it: ``winograd m=4 in NCHW16c``, ``stem from NCHW to NCHW16c``."""
-    layouts = [dict.fromkeys(port.layout or "scalar" for port in ports) for ports in _ports(choice)]
+    layouts = [dict.fromkeys(port.shown for port in ports) for ports in _ports(choice)]
     where = f"in {', '.join(layouts[1])}"
     if choice.variant.inputs and layouts[0] != layouts[1]:
         where = f"from {', '.join(layouts[0])} to {', '.join(layouts[1])}"
@@ -164,8 +166,8 @@ def adapter_sentences(plan: Plan) -> Iterator[str]:
     share = f" ({total / plan.predicted_s:.1%} of the network)" if plan.predicted_s else ""
     yield f"{len(plan.adapters)} adapter(s) take {_ms(total)}{share}:"
     for adapter in plan.adapters:
-        source, target = adapter.source.layout or "scalar", adapter.target.layout or "scalar"
-        yield f"  {adapter.tensor} from {source} to {target}, {_ms(adapter.median_s)}{_ends(plan, adapter)}"
+        source, target = adapter.source, adapter.target
+        yield f"  {adapter.tensor} from {source.shown} to {target.shown}, {_ms(adapter.median_s)}{_ends(plan, adapter)}"
 
 
 def _ends(plan: Plan, adapter: AdapterChoice) -> str:

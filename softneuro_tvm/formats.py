@@ -53,6 +53,12 @@ class Format:
     dtype: str = "float32"
     device: str = "cpu"
 
+    @property
+    def shown(self) -> str:
+        """The layout, for people; with its element type where that is not float32."""
+        layout = self.layout or "scalar"
+        return layout if self.dtype == "float32" else f"{layout} {self.dtype}"
+
     def __str__(self) -> str:
         return ":".join((self.device, self.dtype, self.layout or "scalar"))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -36,6 +36,19 @@ class Workload:
     def weight_types(self) -> dict[str, TensorType]:
         """The constants by name."""
         return dict(self.weights)
+
+    def computing_in(self, element: str) -> Workload:
+        """The workload with tensors of another element type in place of float32."""
+
+        def converted(tensor: TensorType) -> TensorType:
+            return replace(tensor, dtype=element) if tensor.dtype == "float32" else tensor
+
+        return replace(
+            self,
+            inputs=tuple(map(converted, self.inputs)),
+            outputs=tuple(map(converted, self.outputs)),
+            weights=tuple((name, converted(tensor)) for name, tensor in self.weights),
+        )
 
     @cached_property
     def json(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -17,11 +18,14 @@ from softneuro_tvm.graph import Graph
 from softneuro_tvm.importer import import_model
 from softneuro_tvm.plan import Plan
 from softneuro_tvm.profiler import Observer, ProfileStore
+from softneuro_tvm.profiler.cluster import CompileCluster
 from softneuro_tvm.remote import Board
 from softneuro_tvm.remote.site import Site
 from softneuro_tvm.runtime import Module
 from softneuro_tvm.thread_choice import thread_counts, tune_threads
 from softneuro_tvm.tuning import TuneOptions, Workshop
+
+logger = logging.getLogger(__name__)
 
 __all__ = ["Model", "TuneOptions", "build", "load", "thread_counts", "tune"]
 
@@ -81,6 +85,7 @@ def tune(
         BoardError: the board cannot be reached, or is not what the device is.
         RestrictionError: a descriptor cannot be read, or the restrictions leave nothing.
         SelectionError: a layer for which no routine worked, or no plan keeps the limits.
+        ClusterError: the dask scheduler cannot be reached, or its workers would compile something else.
         ProfileError: measuring failed as a whole, or was forbidden.
         KeyboardInterrupt: by the user, before there was a plan.
     """
@@ -91,7 +96,11 @@ def tune(
     with ProfileStore(store) as profiles, ExitStack() as stack:
         site = stack.enter_context(Site(board)) if board else None
         device = site.device(device) if site else device
-        workshop = Workshop(model.graph, options, profiles, observer, end_s, site)
+        if options.precision == "mixed" and not device.has_float16:
+            logger.warning("%s has no float16 arithmetic: everything is computed in float32", device.part)
+        scheduler = options.dask_scheduler
+        cluster = stack.enter_context(CompileCluster(scheduler, device)) if scheduler else None
+        workshop = Workshop(model.graph, options, profiles, observer, end_s, site, cluster)
         if options.threads:
             return tune_threads(workshop, device, options.threads)
         return workshop.finished(workshop.tune(device, end_s))

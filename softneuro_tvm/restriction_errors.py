@@ -39,8 +39,9 @@ def nothing_matches(
             if name == "algorithm":
                 return descriptor.error(part, _no_algorithm(part, where, present, refusals))
             what = {"device": "runs on", "dtype": "writes", "layout": "writes the layout"}[name]
+            hint = "; it needs `--precision mixed`, and a device with the arithmetic" if part == "float16" else ""
             return descriptor.error(
-                part, f"no candidate of {where} {what} {part!r}{_meant(part, descriptor)}; {present}"
+                part, f"no candidate of {where} {what} {part!r}{_meant(part, descriptor)}; {present}{hint}"
             )
         left = remaining
     for key, value in descriptor.params:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from softneuro_tvm.candidates import enumerate_candidates
+from softneuro_tvm.candidates import Precision, enumerate_candidates, usable_precision
 from softneuro_tvm.cost_model import CostModel
 from softneuro_tvm.cost_model.records import usable_records
 from softneuro_tvm.device import Device
@@ -18,6 +18,7 @@ from softneuro_tvm.graph import Graph
 from softneuro_tvm.measurement import Measurement
 from softneuro_tvm.plan import Plan
 from softneuro_tvm.profiler import Observer, Profiler, ProfileStore, residency_of
+from softneuro_tvm.profiler.cluster import CompileCluster
 from softneuro_tvm.remote.site import Site
 from softneuro_tvm.restrictions import Restrictions
 from softneuro_tvm.routine import Candidate
@@ -46,9 +47,11 @@ class TuneOptions:
         routine: Descriptors of what is used wherever it can be used.
         force: Descriptors, with layers, of what is used whatever it costs.
         forbid: Descriptors of what is not used.
+        precision: ``mixed`` also computes in float16, where the device has the arithmetic and it is faster.
         finals: Times whole networks where plans of different kinds are close.
         threads: Numbers of threads to compare, see `thread_counts`; the device's alone by default.
         search: How far active measuring goes.
+        dask_scheduler: Address of the dask scheduler whose workers compile; this machine does by default.
     """
 
     budget_s: float | None = None
@@ -60,9 +63,11 @@ class TuneOptions:
     routine: Sequence[str] = ()
     force: Sequence[str] = ()
     forbid: Sequence[str] = ()
+    precision: Precision = "float32"
     finals: bool = True
     threads: Sequence[int] = ()
     search: TunerOptions = field(default_factory=TunerOptions)
+    dask_scheduler: str | None = None
 
     @property
     def measures_all(self) -> bool:
@@ -93,7 +98,8 @@ class Tuned:
     @property
     def summary(self) -> dict[str, Any]:
         """What a plan says of its tuning."""
-        return self.tuning.summary | ({"restrictions": dict(self.restrictions)} if self.restrictions else {})
+        summary = self.tuning.summary | {"precision": self.network.candidates.precision}
+        return summary | ({"restrictions": dict(self.restrictions)} if self.restrictions else {})
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,6 +113,7 @@ class Workshop:
         observer: Is told about progress.
         end_s: By `time.monotonic`, when the budget is spent.
         site: Where to measure; here if None.
+        cluster: Where to compile; here if None.
     """
 
     graph: Graph
@@ -115,6 +122,7 @@ class Workshop:
     observer: Observer | None = None
     end_s: float = math.inf
     site: Site | None = None
+    cluster: CompileCluster | None = None
 
     def tune(self, device: Device, deadline_s: float, limit_s: float = math.inf) -> Tuned:
         """Measures what could be part of the best plan, and selects it.
@@ -132,7 +140,7 @@ class Workshop:
         """
         graph, options = self.graph, self.options
         residency = residency_of(graph.weight_bytes, device)
-        candidates = enumerate_candidates(graph, device)
+        candidates = enumerate_candidates(graph, device, precision=usable_precision(options.precision, device))
         rules = Restrictions(graph, candidates, routine=options.routine, force=options.force, forbid=options.forbid)
         network = Network(graph, rules.candidates(candidates), rules) if rules else Network(graph, candidates)
         search = replace(options.search, exhaustive=options.measures_all, locked=options.locked)
@@ -145,6 +153,7 @@ class Workshop:
             workers=self.site.workers if self.site else None,
             retry_failed=options.retry_failed,
             board=self.site.board if self.site else None,
+            cluster=self.cluster,
         ) as profiler:
             asked = [search.gap, search.gain, search.confidence, search.repeats, search.exhaustive, rules.texts]
             tuner = Tuner(

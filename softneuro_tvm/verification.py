@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from softneuro_tvm.candidates import adapter_workload
 from softneuro_tvm.covers import planned_layers
 from softneuro_tvm.errors import VerificationError
 from softneuro_tvm.graph import Graph
@@ -52,11 +53,14 @@ def reference_outputs(model: Model, inputs: Mapping[str, np.ndarray]) -> tuple[s
 
 
 def tolerance(plan: Plan, graph: Graph) -> float:
-    """What the declared bounds of the chosen routines add up to: errors of independent layers add in quadrature."""
+    """What the declared bounds of what was chosen add up to: errors of independent layers add in quadrature."""
     bounds = [
         routine(choice.routine).error_bound(graph.workload(layer), choice.variant)
         for layer, choice in planned_layers(graph, plan)
     ]
+    for adapter in plan.adapters:
+        workload = adapter_workload(graph.tensors[adapter.tensor], adapter.source, adapter.target)
+        bounds.append(routine(adapter.routine).error_bound(workload, adapter.variant))
     return max(1e-5, 4 * float(np.sqrt(np.sum(np.square(bounds)))))
 
 
@@ -73,6 +77,13 @@ def relative_error(outputs: list[np.ndarray], references: list[np.ndarray]) -> f
     return worst
 
 
+def _remedy(plan: Plan) -> str:
+    """What to do about a module that differs too much."""
+    if any(port.dtype == "float16" for choice in plan.layers for port in choice.variant.outputs):
+        return "float16 is too inexact for this model: bound the error with --error-limit, or use --precision float32"
+    return "please report the model, or leave routines out with a plan of your own"
+
+
 def verify(model: Model, plan: Plan, module: Module | RemoteModule) -> Agreement:
     """Runs module and reference on the same random inputs.
 
@@ -86,6 +97,6 @@ def verify(model: Model, plan: Plan, module: Module | RemoteModule) -> Agreement
     if not found.error <= found.tolerance:
         raise VerificationError(
             f"the built module differs from {name} by {found.error:.2e} (allowed: {found.tolerance:.2e}); "
-            "please report the model, or leave routines out with a plan of your own"
+            f"{_remedy(plan)}"
         )
     return found

@@ -11,9 +11,11 @@ from softneuro_tvm.graph import Workload
 from softneuro_tvm.routine import Requirement, Routine, Variant
 
 from .._blocked import blocked_layouts
+from .._half import ROUNDING, also_in_float16
 from ..gather_channels._gather import select_channels
 
 
+@also_in_float16(lambda workload, variant: ROUNDING)
 class Channels(Routine):
     """Concatenation in NCHWc as a selection of channels: lanes of neighbouring blocks are shifted into place.
 
@@ -27,7 +29,7 @@ class Channels(Routine):
         Requirement("the channel axis", lambda w, d: w.attributes.axis == 1),
         Requirement(
             "an input but the last whose channels are no multiple of a block",
-            lambda w, d: any(part.shape[1] % d.vector_lanes for part in w.inputs[:-1]),
+            lambda w, d: any(part.shape[1] % (d.vector_lanes * (1 + d.has_float16)) for part in w.inputs[:-1]),
         ),
     )
 

@@ -12,6 +12,7 @@ from softneuro_tvm.memory import ALIGNMENT
 from softneuro_tvm.routine import Nested, Requirement, Routine, Variant
 
 from .._copy import COPYABLE
+from .._half import ROUNDING, also_in_float16
 from .blocks import Blocks
 
 
@@ -25,6 +26,7 @@ def _variants(workload: Workload, device: Device) -> Iterable[Variant]:
     return (v for v in Blocks().variants(workload, device) if _offsets(workload, v.outputs[0].layout) is not None)
 
 
+@also_in_float16(lambda workload, variant: ROUNDING)
 class InPlace(Routine):
     """The inputs are written into the output's memory by the layers that compute them: nothing is left to do.
 

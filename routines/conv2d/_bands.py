@@ -11,7 +11,7 @@ from tvm import tirx
 from softneuro_tvm.graph import Workload
 
 from .._blocked import Blocked
-from .._tir import Expr, Kernel, all_of, ceil_div, round_up
+from .._tir import Expr, Kernel, all_of, ceil_div, element, round_up
 from ._tiles import nest
 
 
@@ -96,7 +96,7 @@ def reduction_block(channels: int, block: int, lanes: int) -> int:
     """
     if block == 1:
         return next(size for size in (4, 3, 2, 1) if channels % size == 0)
-    sizes = (16, 8, 4) if lanes > 4 else (4,)
+    sizes = (16, 8, 4) if lanes > 4 and element() == "float32" else (4,)
     return next(size for size in sizes if block % size == 0 and round_up(channels, 4) % size == 0)
 
 

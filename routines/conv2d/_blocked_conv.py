@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -19,13 +20,11 @@ from softneuro_tvm.graph import Workload
 from softneuro_tvm.routine import Routine, Variant
 
 from .._blocked import Blocked, Epilogue, pack_channel_vectors
+from .._half import summing
 from .._lanes import Rows, rows_together, tallest_tile
-from .._tir import Expr, Kernel, ceil_div, round_up
+from .._tir import Expr, Kernel, cache_line, ceil_div, element, round_up
 from ._bands import Band, BandReader, Geometry, Source, reduction_block
 from ._tiles import UNROLL, Split, Tile, common_split, for_each_group, nest, split_evenly
-
-LINE = 16
-"""float32 elements of a cache line."""
 
 CHEAP = ("identity", "relu", "clip", "leaky_relu", "prelu", "hard_sigmoid", "hard_swish")
 """Activations of a few instructions; others are applied in a loop, so that their code is not repeated."""
@@ -87,7 +86,8 @@ class BlockedConvolution:
         workload: A convolution with one group.
         variant: Parameters `lanes` of a vector; `vectors` of output channels in a tile; `copy`, see `BandReader`;
             number of `bands` of rows and of `parts` of the output channels (bands x parts x batch run in parallel);
-            `steps` of the reduction, between which partial sums wait in y.
+            `steps` of the reduction, between which partial sums wait in y. In float16 the sums of each step start from
+            zero, see `_half.LONGEST_SUM`.
         device: Gives registers, threads and cache.
     """
 
@@ -112,6 +112,7 @@ class BlockedConvolution:
         self.height = ceil_div(rows, self.bands)
         self.tall_bands = rows - self.bands * (self.height - 1)
         self.is_weight_heavy = 4 * self.taps * self.g.k > device.l2_bytes // 2
+        self.adds_partial = element() != "float32"
         self.buffers: dict[str, Any] = {}
 
     def emit(self) -> Any:
@@ -205,18 +206,21 @@ class BlockedConvolution:
                 rows = Rows(source.buffer, offsets, source.channel, self.together)
                 tile.accumulate(rows, self.buffers["weight"], row + q * (steps * per), per, steps)
         tile.combine()
+        if self.adds_partial and span.is_first is not True:
+            self._add_partial(tile, n, group, span, place)
         k.when(span.is_last, lambda: self._finish(tile, n, group, place), lambda: self._put(tile, n, group, place))
 
     def _prefetch(self, weight: Expr, per: int, span: _Span, place: _Place, iteration: Expr) -> None:
         """Asks for a share of the weights of the next step or group, spread over the tiles of this one."""
-        lines = self.block * per // LINE
+        line_elements = cache_line()
+        lines = self.block * per // line_elements
         if not self.is_weight_heavy or place.tiles > 2 * lines:
             return
         share, taps = ceil_div(lines, place.tiles), self.g.r * self.g.s
         after = weight + (span.low + span.count) * (taps * self.block * per)
         line = (place.index * (span.count * taps) + iteration) * share
         for i in range(share):
-            self.k.prefetch(self.buffers["weight"], after + (line + i) * LINE)
+            self.k.prefetch(self.buffers["weight"], after + (line + i) * line_elements)
 
     def _y(self, n: Expr, group: _Group, j: int, lane: int, position: Expr) -> tuple[Expr, Expr]:
         """Offset in y of a part of a vector, and the condition under which it exists."""
@@ -237,10 +241,9 @@ class BlockedConvolution:
 
         def partial() -> None:
             def value(i: int, j: int, lane: int) -> Expr:
-                at, exists = self._y(n, group, j, lane, place.position + i)
-                # a part that does not exist takes the values of the one before it: they are never stored
-                missing = 0 if exists is True else T.Select(exists, 0, self.target.plane)
-                return k.load(self.buffers["y"], at - missing, self.part_lanes)
+                if self.adds_partial:
+                    return k.splat(0.0, self.part_lanes)
+                return self._partial(n, group, place, (i, j, lane))
 
             tile.start(value, self.part_lanes)
 
@@ -250,6 +253,21 @@ class BlockedConvolution:
         """Position, vector and first lane of everything that a tile stores."""
         lanes = range(0, self.lanes, self.part_lanes)
         return [(i, j, lane) for i in range(tile.width) for j in range(tile.vectors) for lane in lanes]
+
+    def _partial(self, n: Expr, group: _Group, place: _Place, piece: tuple[int, int, int]) -> Expr:
+        """Partial sum, which waits in y: of position, vector, from a lane on."""
+        i, j, lane = piece
+        at, exists = self._y(n, group, j, lane, place.position + i)
+        # a part that does not exist takes the values of the one before it: they are never stored
+        missing = 0 if exists is True else T.Select(exists, 0, self.target.plane)
+        return self.k.load(self.buffers["y"], at - missing, self.part_lanes)
+
+    def _add_partial(self, tile: Tile, n: Expr, group: _Group, span: _Span, place: _Place) -> None:
+        """Adds what the steps before have summed, if there were any."""
+        none = self.k.splat(0.0, self.part_lanes)
+        for piece in self._parts(tile):
+            before = self._partial(n, group, place, piece)
+            tile.add(*piece, self.part_lanes, T.Select(span.is_first, none, before))
 
     def _put(self, tile: Tile, n: Expr, group: _Group, place: _Place) -> None:
         """Stores the accumulators as they are."""
@@ -293,6 +311,11 @@ class BlockedConvolution:
                         k.store(y, at, finished(k.load(y, at, part), at, j, lane), part)
 
                     k.when(exists, again)
+
+
+def float16_error(workload: Workload, variant: Variant) -> float:
+    """Error bound of sums of C * R * S products in float16."""
+    return summing(prod(workload.weight_types["weight"].shape[1:]))
 
 
 class BlockedRoutine(Routine):

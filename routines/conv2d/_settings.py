@@ -10,8 +10,9 @@ from softneuro_tvm.graph import Workload
 from softneuro_tvm.routine import Variant
 
 from .._blocked import Blocked, blocked_layouts, port_formats
+from .._half import parts_of_sum
 from .._lanes import rows_together, tallest_tile
-from .._tir import ceil_div, round_up
+from .._tir import ceil_div, element, round_up
 from ._bands import BandReader, Geometry
 from ._tiles import split_evenly
 
@@ -68,6 +69,8 @@ def setting(workload: Workload, device: Device, choice: Choice, source: str, tar
     vectors = split_evenly(ceil_div(g.k, lanes), choice.vectors)[0][1]
     taps = 4 * ceil_div(g.c, reader.block) * reader.block * g.r * g.s
     steps = max(1, round(taps * vectors * lanes / (device.l2_bytes // 8)))
+    if element() != "float32":
+        steps = max(steps, parts_of_sum(g.c * g.r * g.s))
     is_weight_heavy = taps * g.k > device.l2_bytes // 2
     room = device.l2_bytes if is_weight_heavy else device.l2_bytes // (4 if reader.map.block > 1 else 2)
     rows = g.oh * g.ow if choice.copy == "flat" else g.oh

@@ -106,6 +106,10 @@ class Tile:
                     )
                     self.k.store(buffer, self._at(j), both, self.lanes)
 
+    def add(self, i: int, j: int, lane: int, part: int, value: Expr) -> None:
+        """Adds to `part` lanes of accumulator (i, j) from lane `lane`; after `combine`."""
+        self.k.store(self.sums[i], self._at(j) + lane, self.value(i, j, lane, part) + value, part)
+
     def value(self, i: int, j: int, lane: int, part: int) -> Expr:
         """`part` lanes of accumulator (i, j) from lane `lane`; after `combine`."""
         return self.k.load(self.sums[i], self._at(j) + lane, part)

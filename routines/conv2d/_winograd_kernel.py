@@ -17,10 +17,10 @@ from softneuro_tvm.routine import Variant
 
 from .._blocked import Blocked, Epilogue
 from .._lanes import Rows, rows_together, tallest_tile
-from .._tir import Expr, Kernel, all_of, ceil_div
+from .._tir import Expr, Kernel, all_of, cache_line, ceil_div
 from ._tiles import nest, split_evenly
 from ._winograd_matrices import winograd_matrices
-from ._winograd_plan import CACHE_LINE, UNROLL, Plan
+from ._winograd_plan import UNROLL, Plan
 from ._winograd_transforms import apply_matrix
 
 
@@ -241,7 +241,7 @@ class BandWriter:
         bodies, per_block = p.channels // UNROLL, lanes // UNROLL
         splits = split_evenly(p.tiles, tallest_tile(vectors, self.registers, rows_together(lanes, self.registers)))
         passes = sum(count for count, _ in splits)
-        lines = ceil_div(UNROLL * vectors * lanes, CACHE_LINE)
+        lines = ceil_div(UNROLL * vectors * lanes, cache_line())
         following = k.bind(u + phases * (p.channels * vectors * lanes))
         first = 0
         for count, width in splits:
@@ -255,9 +255,9 @@ class BandWriter:
                         k.store(row, j * lanes, k.splat(0.0, lanes), lanes)
                 with nest(phases, bodies) as (phase, body):
                     number = k.bind(phase * bodies + body)
-                    ahead = k.bind(following + (piece * phases * bodies + number) * (share * CACHE_LINE))
+                    ahead = k.bind(following + (piece * phases * bodies + number) * (share * cache_line()))
                     for line in range(share):
-                        k.prefetch(self.buffers["weight"], ahead + line * CACHE_LINE)
+                        k.prefetch(self.buffers["weight"], ahead + line * cache_line())
                     at = phase * p.phase_stride + body // per_block * (p.tiles * lanes) + body % per_block * UNROLL
                     at = k.bind(v + start * lanes + at)
                     self._accumulate(sums, at, k.bind(u + number * (UNROLL * vectors * lanes)), vectors)
@@ -269,7 +269,7 @@ class BandWriter:
             first += count * width
             passes -= count
             lines = max(0, lines - count * share)
-            following = following + phases * (count * share * bodies * CACHE_LINE)
+            following = following + phases * (count * share * bodies * cache_line())
 
     def _accumulate(self, sums: Sequence[Any], v: Expr, u: Expr, vectors: int) -> None:
         """Adds the products of `UNROLL` input channels."""

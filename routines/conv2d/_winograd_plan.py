@@ -14,24 +14,21 @@ from softneuro_tvm.graph import Workload
 from softneuro_tvm.routine import Parameter, Variant
 
 from .._blocked import Blocked
-from .._tir import ceil_div, round_up
+from .._tir import cache_line, ceil_div, element, round_up
 from ._tiles import Split, split_evenly
 from ._winograd_matrices import LARGEST_TILE, amplification
 
 TILES = (4, 6, 8, 10)
 """The m + r - 1 that are offered: even ones have no point without an opposite."""
 
-ERROR = 6.5e-7
+ERROR = {"float32": 6.5e-7, "float16": 3e-3}
 """Error bound with up to 64 input channels for each unit of amplification: two to three times what was found."""
 
-LARGEST_ERROR = 1.3e-4
+LARGEST_ERROR = {"float32": 1.3e-4, "float16": 2e-2}
 """Tiles with a larger bound are not offered: beyond it the rounding error grows faster than the gain."""
 
 UNROLL = 4
 """Input channels in one body of the products' innermost loop."""
-
-CACHE_LINE = 16
-"""float32 elements of a cache line."""
 
 L3_BYTES_PER_CYCLE = 12
 """What one core streams from the last-level cache."""
@@ -63,7 +60,7 @@ Pair = tuple[int, int]
 
 def spread(elements: int) -> int:
     """Rounds a stride up to an odd number of cache lines, so that parallel streams fall into different cache sets."""
-    return (ceil_div(elements, CACHE_LINE) | 1) * CACHE_LINE
+    return (ceil_div(elements, cache_line()) | 1) * cache_line()
 
 
 def kernel_extents(workload: Workload) -> Pair:
@@ -139,8 +136,9 @@ class Plan:
             fault = plan._fault()
         except (KeyError, TypeError, ValueError):
             fault = "it needs m (4, or 1x4 for rows x columns), rows, columns, vectors, grain and threads"
-        if ports not in ([Format("NCHW4c")], [Format("NCHW8c")], [Format("NCHW16c")]):
-            fault = "all its feature maps are float32 in NCHW4c, NCHW8c or NCHW16c"
+        blocks = (4, 8, 16) if element() == "float32" else (8, 16, 32)
+        if ports not in [[Format(f"NCHW{c}c", element())] for c in blocks]:
+            fault = f"all its feature maps are {element()} in {', '.join(f'NCHW{c}c' for c in blocks)}"
         if fault:
             raise RoutineError(
                 f"conv2d/winograd cannot compute {workload} with {variant.params_text} "
@@ -300,7 +298,7 @@ class Plan:
     @property
     def error(self) -> float:
         """Bound of the error with up to 64 input channels."""
-        return ERROR * prod(amplification(m, r) for m, r in zip(self.m, self.taps, strict=True))
+        return ERROR[element()] * prod(amplification(m, r) for m, r in zip(self.m, self.taps, strict=True))
 
     def is_resident(self, device: Device) -> bool:
         """True if the weights stay in the second-level cache, beside a band."""
@@ -348,12 +346,13 @@ def promising_plans(workload: Workload, layout: str, device: Device, threads: in
 
     For each m there are bands that live in the second-level cache, beside the weights if those fit too; and, because
     larger weights are streamed once for each band, bands as large as a part of the last-level cache. With few
-    registers the best one comes with wider blocks of output channels, too (4 x 3 register tiles).
+    registers the best one comes with wider blocks of output channels, too (4 x 3 register tiles). None in float16 where
+    all tiles are too inexact.
     """
     found: dict[Plan, float] = {}
     for m in _tile_sizes(longest_taps(kernel_extents(workload), workload.attributes.strides)):
         base = Plan._of(workload, layout, m=m, rows=1, columns=1, vectors=1, grain="bands", threads=threads)
-        if base.error > LARGEST_ERROR:
+        if base.error > LARGEST_ERROR[element()]:
             continue
         # two vectors in a block make 14 x 2 and 6 x 2 register tiles of 32 and 16 registers, 9 x 2 on NEON
         base = replace(base, vectors=min(base.y.blocks, 3 if base.y.blocks % 2 else 2))
@@ -362,6 +361,8 @@ def promising_plans(workload: Workload, layout: str, device: Device, threads: in
         far = _banded(replace(base, grain="channels" if threads > 1 else "bands"), device.l3_bytes // 4, device)
         for plan in (near,) if resident and threads == 1 else (near, far):
             found.setdefault(plan, plan.cycles(device))
+    if not found:
+        return
     limit = min(found.values()) * (PROMISING_LINE if 1 in kernel_extents(workload) else PROMISING)
     ordered = sorted((plan for plan in found if found[plan] <= limit), key=lambda plan: found[plan])[:MOST_PLANS]
     yield from ordered

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from itertools import product
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -14,12 +15,14 @@ from softneuro_tvm.routine import Requirement, Routine, Variant
 
 from .._blocked import Blocked, blocked_layouts, port_formats
 from .._channels import ChannelVectors
+from .._half import also_in_float16, summing
 from .._threads import serial_seconds, thread_counts
 from .._tir import Kernel
 from .._window import Window, sweep, tile_columns
 from ._ports import Ports, pack_vectors
 
 
+@also_in_float16(lambda workload, variant: summing(prod(workload.weight_types["weight"].shape[1:])))
 class Depthwise(Routine):
     """A register tile of one row x `columns` output positions x one channel vector, straight from the input.
 

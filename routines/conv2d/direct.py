@@ -8,11 +8,13 @@ from softneuro_tvm.device import Device
 from softneuro_tvm.graph import Workload
 from softneuro_tvm.routine import Requirement, Variant
 
+from .._half import also_in_float16
 from ._bands import Geometry
-from ._blocked_conv import BlockedRoutine
+from ._blocked_conv import BlockedRoutine, float16_error
 from ._settings import Choice, fills_rows, layout_pairs, prefers_channels, settings, tile_vectors
 
 
+@also_in_float16(float16_error)
 class Direct(BlockedRoutine):
     """Direct convolution: register tiles of output positions x output-channel vectors.
 
@@ -23,7 +25,7 @@ class Direct(BlockedRoutine):
     of a group of `vectors` vectors are read in `steps` that fit the second-level cache, and prefetched where they are
     many. Threads share bands, or `parts` of the output channels.
 
-    Error: that of summing C * R * S products in float32: 2e-5 for normal data.
+    Error: that of summing C * R * S products in float32: 2e-5 for normal data; in float16 see `_half.summing`.
 
     Source: Georganas et al., Anatomy of High-Performance Deep Learning Convolutions on SIMD Architectures (SC 2018);
     Cho and Brand, MEC: Memory-efficient Convolution for Deep Neural Network (ICML 2017) for ``copy=columns``.

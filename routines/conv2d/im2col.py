@@ -15,9 +15,9 @@ from softneuro_tvm.routine import Requirement, Routine, Variant
 
 from .._blocked import Blocked, Epilogue, port_formats
 from .._lanes import Rows, rows_together, tallest_tile
-from .._tir import Expr, Kernel, ceil_div, round_up
+from .._tir import Expr, Kernel, cache_line, ceil_div, round_up
 from ._bands import Band, BandReader, Geometry, Source
-from ._blocked_conv import CHEAP, LINE
+from ._blocked_conv import CHEAP
 from ._tiles import Tile, for_each_group, nest, split_evenly
 
 
@@ -206,9 +206,9 @@ class _Emitter:
             columns = k.bind(source.at(b, r, s) + p)
             if self.is_weight_heavy:
                 # the same step of the next tile of output channels; a band has few panels, which share its lines
-                share = ceil_div(block * size, LINE * self.panels)
+                share = ceil_div(block * size, cache_line() * self.panels)
                 for line in range(share):
-                    at = row + size * (g.c * g.r * g.s) + (index * share + line) * LINE
+                    at = row + size * (g.c * g.r * g.s) + (index * share + line) * cache_line()
                     k.prefetch(self.buffers["weight"], at)
             rows = Rows(self.buffers["weight"], [row + i for i in range(size)], size, _together(self.device))
             tile.accumulate(rows, source.buffer, columns, source.channel, block)

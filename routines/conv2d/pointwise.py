@@ -8,12 +8,14 @@ from softneuro_tvm.device import Device
 from softneuro_tvm.graph import Workload
 from softneuro_tvm.routine import Requirement, Variant
 
+from .._half import also_in_float16
 from ._bands import Geometry
-from ._blocked_conv import BlockedRoutine
+from ._blocked_conv import BlockedRoutine, float16_error
 from ._settings import Choice, fills_rows, layout_pairs, prefers_channels, settings, tile_vectors
 from ._tiles import MIN_CHAINS
 
 
+@also_in_float16(float16_error)
 class Pointwise(BlockedRoutine):
     """1x1 convolution: register tiles of positions x output-channel vectors, any stride.
 
@@ -24,7 +26,7 @@ class Pointwise(BlockedRoutine):
     step stay in the second-level cache. Maps of a few positions use wide tiles of output channels, and several partial
     sums for each output where there are few of those. Threads share bands, or `parts` of the output channels.
 
-    Error: that of summing C products in float32: 2e-5 for normal data.
+    Error: that of summing C products in float32: 2e-5 for normal data; in float16 see `_half.summing`.
 
     Source: Goto and van de Geijn, Anatomy of High-Performance Matrix Multiplication (TOMS 2008).
     """

@@ -9,11 +9,13 @@ from softneuro_tvm.graph import Workload
 from softneuro_tvm.routine import Requirement, Variant
 
 from .._blocked import blocked_layouts
+from .._half import also_in_float16
 from .._lanes import rows_together
-from ._blocked_conv import BlockedRoutine
+from ._blocked_conv import BlockedRoutine, float16_error
 from ._settings import Choice, settings, tile_vectors
 
 
+@also_in_float16(float16_error)
 class Stem(BlockedRoutine):
     """Direct convolution that reads NCHW and writes channel blocks: the input needs no adapter.
 
@@ -22,7 +24,7 @@ class Stem(BlockedRoutine):
     Bands of rows are copied with their padding; register tiles are output positions x output-channel vectors, and the
     loop body runs along a kernel row. Threads share bands.
 
-    Error: that of summing C * R * S products in float32: 2e-5 for normal data.
+    Error: that of summing C * R * S products in float32: 2e-5 for normal data; in float16 see `_half.summing`.
 
     Source: Georganas et al., Anatomy of High-Performance Deep Learning Convolutions on SIMD Architectures (SC 2018).
     """

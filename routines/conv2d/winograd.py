@@ -13,6 +13,7 @@ from softneuro_tvm.graph import Workload
 from softneuro_tvm.routine import Requirement, Routine, Variant
 
 from .._blocked import blocked_layouts, pack_channel_vectors, pad_axis, port_formats
+from .._half import also_in_float16
 from .._threads import thread_counts
 from ._winograd_kernel import write_kernel
 from ._winograd_matrices import winograd_matrices
@@ -49,6 +50,18 @@ def _pads_less_than_kernel(workload: Workload) -> bool:
     return all(pad <= extent for pad, extent in zip(workload.attributes.padding, reach * 2, strict=True))
 
 
+def _error(workload: Workload, variant: Variant) -> float:
+    """Grows with the entries of the transforms and with the number of products in a sum.
+
+    Where the activation bounds the outputs, the error of large sums is compared to smaller ones.
+    """
+    bounded = workload.attributes.activation.name in BOUNDED
+    plan = Plan.of(workload, variant)
+    growth = math.sqrt(max(1.0, workload.inputs[0].shape[1] * math.prod(plan.phases) / 64))
+    return plan.error * growth * (8 if bounded else 1)
+
+
+@also_in_float16(_error)
 class Winograd(Routine):
     """Transforms tiles of input, multiplies one matrix for each of their points, transforms back.
 
@@ -92,20 +105,14 @@ class Winograd(Routine):
         layout = blocked_layouts(device)[0]
         inputs, outputs = port_formats(workload, layout, layout)
         serial = list(promising_plans(workload, layout, device, 1))
-        counts = thread_counts(device, serial[0].cycles(device) / CYCLES_PER_SECOND)
+        counts = thread_counts(device, serial[0].cycles(device) / CYCLES_PER_SECOND) if serial else ()
         for threads in counts:
             for plan in serial if threads == 1 else promising_plans(workload, layout, device, threads):
                 yield Variant(plan.params, inputs, outputs)
 
     def error_bound(self, workload: Workload, variant: Variant) -> float:
-        """Grows with the entries of the transforms and with the number of products in a sum.
-
-        Where the activation bounds the outputs, the error of large sums is compared to smaller ones.
-        """
-        bounded = workload.attributes.activation.name in BOUNDED
-        plan = Plan.of(workload, variant)
-        growth = math.sqrt(max(1.0, workload.inputs[0].shape[1] * math.prod(plan.phases) / 64))
-        return plan.error * growth * (8 if bounded else 1)
+        """Grows with the entries of the transforms and with the number of products in a sum."""
+        return _error(workload, variant)
 
     def workspace_bytes(self, workload: Workload, variant: Variant) -> int:
         """V, M, and tile rows whose columns are transformed."""

@@ -16,12 +16,11 @@ from softneuro_tvm.layers.pool2d import Pool2dAttributes
 from softneuro_tvm.routine import Variant
 
 from .._blocked import Blocked
-from .._tir import Expr, all_of, ceil_div
+from .._tir import Expr, all_of, ceil_div, lowest
 from .._window import Window
 from ..conv2d._bands import Band
 from ..conv2d._blocked_conv import CHEAP, BlockedConvolution
 from ..conv2d._tiles import Split, Tile, nest, split_evenly
-from ..pool2d.pool import LOWEST
 
 
 def convolution(variant: Variant) -> Variant:
@@ -80,7 +79,7 @@ class PooledConvolution(BlockedConvolution):
         k, y = self.k, self.target
         with nest(y.blocks, rows * self.window.target[1]) as (block, position):
             at = y.offset(n, block, first, position)
-            k.store(self.buffers["y"], at, k.splat(LOWEST if self.is_max else 0.0, y.block), y.block)
+            k.store(self.buffers["y"], at, k.splat(lowest() if self.is_max else 0.0, y.block), y.block)
 
     def _columns(self, widest: int) -> Split:
         """Tiles begin where a window could without padding."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from .._lanes import Rows
-from .._tir import Expr, Kernel, ceil_div
+from .._tir import Expr, Kernel, cache_line, ceil_div
 from .._vectors import shuffle
 
 UNROLL = 4
@@ -15,9 +15,6 @@ UNROLL = 4
 
 MIN_CHAINS = 8
 """Independent multiply-add chains that keep the units busy: two units, latency four."""
-
-LINE = 16
-"""float32 elements of a cache line."""
 
 Split = tuple[tuple[int, int], ...]
 """Pieces of an extent: pairs (count, size), in order."""
@@ -96,7 +93,7 @@ class Tile:
             at = k.bind(panel.first + c * width)
             left = replace(rows, starts=[k.bind(start + c * rows.stride) for start in rows.starts])
             for line in range(panel.prefetched):
-                k.prefetch(panel.buffer, at + panel.ahead + line * LINE)
+                k.prefetch(panel.buffer, at + panel.ahead + line * cache_line())
             for u in range(number):
                 columns = [k.bind(k.load(panel.buffer, at + u * width + j * lanes, lanes)) for j in range(self.vectors)]
                 for i in range(self.rows):
@@ -113,6 +110,10 @@ class Tile:
         for i, j, chain in self.sums:
             if chain:
                 self._add(i, j, 0, k.load(self.sums[i, j, chain], 0, lanes))
+
+    def add(self, i: int, j: int, value: Expr) -> None:
+        """Adds to accumulator (i, j), after `product`."""
+        self._add(i, j, 0, value)
 
     def value(self, i: int, j: int) -> Expr:
         """Accumulator (i, j), after `product`."""

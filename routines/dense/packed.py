@@ -16,9 +16,10 @@ from softneuro_tvm.graph import Workload
 from softneuro_tvm.routine import Requirement, Routine, Variant
 
 from .._blocked import Epilogue, pack_channel_vectors
+from .._half import also_in_float16, parts_of_sum, summing
 from .._lanes import Rows, rows_together, tallest_tile
-from .._tir import Expr, Kernel, ceil_div, round_up
-from ._tiles import LINE, UNROLL, Panel, Split, Tile, columns_of, part_of, split_evenly
+from .._tir import Expr, Kernel, cache_line, ceil_div, element, round_up
+from ._tiles import UNROLL, Panel, Split, Tile, columns_of, part_of, split_evenly
 
 FEW_ROWS = 4
 """Up to so many rows the weights, each read once, take the time; wide tiles read them from one place."""
@@ -33,11 +34,13 @@ CHEAP = ("identity", "relu", "clip", "leaky_relu", "prelu", "hard_sigmoid", "har
 def _reduction_steps(workload: Workload, width: int, device: Device) -> int:
     """Ranges of the reduction, such that one range of a panel takes a third of the second-level cache."""
     shape = workload.inputs[0].shape
-    if prod(shape[:-1]) <= FEW_ROWS or shape[-1] % UNROLL:
+    parts = 1 if element() == "float32" else parts_of_sum(shape[-1])
+    if shape[-1] % UNROLL:
         return 1
-    return ceil_div(4 * shape[-1] * width, device.l2_bytes // 3)
+    return parts if prod(shape[:-1]) <= FEW_ROWS else max(parts, ceil_div(4 * shape[-1] * width, device.l2_bytes // 3))
 
 
+@also_in_float16(lambda workload, variant: summing(workload.inputs[0].shape[-1]))
 class Packed(Routine):
     """Tiles of rows x `vectors` vectors of outputs; a panel holds the weights of a tile in the order they are read.
 
@@ -45,7 +48,8 @@ class Packed(Routine):
     rows pass by, and the next one is prefetched; with few rows the weights are streamed from memory once.
     Parallel over panels x `bands` of rows.
 
-    Shapes: x [..., C]; weight [K, C]; y [..., K]; canonical layouts. Error: that of a sum of C products.
+    Shapes: x [..., C]; weight [K, C]; y [..., K]; canonical layouts. Error: that of a sum of C products; float16
+    sums are made of short ones.
     """
 
     kind = "dense"
@@ -142,6 +146,7 @@ class _Writer:
         self.registers = device.vector_registers
         self.together = rows_together(device.vector_lanes, self.registers)
         self.steps = int(variant["steps"])
+        self.adds_partial = element() != "float32"
         self.chunk = round_up(ceil_div(self.depth, self.steps), UNROLL) if self.steps > 1 else self.depth
 
     def function(self) -> Any:
@@ -200,7 +205,8 @@ class _Writer:
         tall = self.rows if self.rows <= FEW_ROWS else tallest_tile(size, self.registers, self.together)
         tiles = split_evenly(self.rows, tall)
         share, done, row = ceil_div(sum(count for count, _ in tiles), self.bands), 0, 0
-        lines = UNROLL * size * self.lanes // LINE
+        line = cache_line()
+        lines = UNROLL * size * self.lanes // line
         first = k.bind((step.vector * self.depth + step.index * (self.chunk * size)) * self.lanes)
         for count, height in tiles:
             begin = 0 if self.bands == 1 else T.max(0, T.min(count, step.band * share - done))
@@ -209,7 +215,7 @@ class _Writer:
                 tile = k.bind(begin + i)
                 # each tile asks for a part of what is read next; weights that are read once are streamed by hardware
                 each = ceil_div(lines, share) if self.rows > FEW_ROWS else 0
-                next_part = k.bind(size * self.lanes * self.chunk + (tile + (done - step.band * share)) * (each * LINE))
+                next_part = k.bind(size * self.lanes * self.chunk + (tile + (done - step.band * share)) * (each * line))
                 panel = Panel(self.buffers["weight"], first, next_part, each)
                 self._tile(step, k.bind(row + tile * height), height, panel, bias, partial)
             done, row = done + count, row + count * height
@@ -224,7 +230,9 @@ class _Writer:
             return ((row + i) * size + j) * lanes
 
         def start(i: int, j: int) -> Expr:
-            return bias[j] if partial is None else k.load(partial, place(i, j), lanes)
+            if partial is None:
+                return bias[j]
+            return k.splat(0.0, lanes) if self.adds_partial else k.load(partial, place(i, j), lanes)
 
         tile.product(Rows(self.buffers["x"], starts, 1, self.together), panel, step.depth, start)
 
@@ -233,6 +241,10 @@ class _Writer:
                 for j in range(size):
                     k.store(partial, place(i, j), tile.value(i, j), lanes)
 
+        if partial is not None and self.adds_partial:
+            for i in range(height):
+                for j in range(size):
+                    tile.add(i, j, k.load(partial, place(i, j), lanes))
         is_last = True if partial is None else step.index == self.steps - 1
         k.when(is_last, lambda: self._finish_tile(step, row, height, tile), put)
 

@@ -17,8 +17,9 @@ from softneuro_tvm.layers.elementwise import evaluate
 from softneuro_tvm.routine import Requirement, Routine, Variant
 
 from .._blocked import blocked_layouts
+from .._half import ROUNDING, also_in_float16, summing
 from .._rows import sweep
-from .._tir import Expr, Kernel, ceil_div
+from .._tir import Expr, Kernel, cast, ceil_div, computing_in, element
 from ._functions import COSTLY, functions, is_supported, is_total
 from ._space import iteration_space
 
@@ -29,6 +30,18 @@ BYTE_SECONDS, OPERATOR_SECONDS, COSTLY_SECONDS = 3e-11, 2e-11, 4e-10
 """Estimates for one byte moved, and for one operator on one element."""
 
 
+def _float16_error(workload: Workload, variant: Variant) -> float:
+    """Grows with the operators that round to float16; where a costly one is among them, none but the last does."""
+    rounded = 1 if _in_float32(workload) else len(workload.attributes.expression)
+    return summing(1) + 2 * ROUNDING * rounded
+
+
+def _in_float32(workload: Workload) -> bool:
+    """Whether a float16 kernel computes in float32: what is more than a few operators takes the time either way."""
+    return any(operator in COSTLY or operator == "pow" for operator, _ in workload.attributes.expression)
+
+
+@also_in_float16(_float16_error)
 class Fused(Routine):
     """Evaluates the expression vector by vector, without temporaries in memory.
 
@@ -55,8 +68,9 @@ class Fused(Routine):
         layouts: tuple[str, ...] = (canonical_layout(len(shape)),)
         if len(shape) == 4 and all(tensor.rank == 4 for tensor in workload.inputs):
             layouts = (*blocked_layouts(device), "NCHW", "NHWC")
+        grows = element() != "float32" and any(op in ("exp", "pow") for op, _ in workload.attributes.expression)
         for layout in layouts:
-            if is_total(workload.attributes.expression) or not is_padded(shape, layout):
+            if (is_total(workload.attributes.expression) and not grows) or not is_padded(shape, layout):
                 same_rank = [len(tensor.shape) == len(shape) for tensor in workload.inputs]
                 inputs = [
                     Format(layout if same else canonical_layout(tensor.rank))
@@ -104,9 +118,14 @@ class Fused(Routine):
                     k.bind(k.load(buffer, at, lanes) if stride else k.splat(buffer[at], lanes))
                     for buffer, at, stride in zip(buffers[:-1], offsets[:-1], strides, strict=False)
                 ]
-                count, table = len(workload.inputs), functions(lanes)
-                result = evaluate(workload.attributes.expression, values[:count], values[count:], table)
-                k.store(buffers[-1], offsets[-1], result, lanes)
+                dtype, count = element(), len(workload.inputs)
+                inner = "float32" if _in_float32(workload) else dtype
+                if inner != dtype:
+                    values = [k.bind(cast(value, inner, lanes)) for value in values]
+                with computing_in(inner):
+                    table = functions(lanes)
+                    result = evaluate(workload.attributes.expression, values[:count], values[count:], table)
+                k.store(buffers[-1], offsets[-1], result if inner == dtype else cast(result, dtype, lanes), lanes)
 
             with ExitStack() as loops:
                 offsets: list[Expr] = [0] * len(buffers)

@@ -11,9 +11,11 @@ from softneuro_tvm.graph import Workload
 from softneuro_tvm.routine import Requirement, Routine, Variant
 
 from .._blocked import blocked_layouts
+from .._half import ROUNDING, also_in_float16
 from ._gather import select_channels
 
 
+@also_in_float16(lambda workload, variant: ROUNDING)
 class Shuffled(Routine):
     """Loads the vectors that hold a vector's channels and picks its lanes with two-vector shuffles.
 

@@ -13,14 +13,16 @@ from softneuro_tvm.routine import Requirement, Routine, Variant
 
 from .._blocked import Blocked, blocked_layouts
 from .._channels import ChannelVectors
+from .._half import also_in_float16, summing
 from .._threads import serial_seconds, thread_counts
-from .._tir import Kernel
+from .._tir import Kernel, cast, computing_in
 from .._vectors import shuffle
 
 ACCUMULATORS = 4
 """Independent sums, which hide the latency of the addition."""
 
 
+@also_in_float16(lambda workload, variant: summing(1))
 class GlobalAverage(Routine):
     """Sums all positions of a channel vector in several accumulators; in NCHW all positions of a channel.
 
@@ -28,7 +30,7 @@ class GlobalAverage(Routine):
     channel, horizontally. Parallel over channel vectors (NCHWc), batch (NHWC) or channels (NCHW).
 
     Shapes: x [N, C, H, W]; y [N, C, 1, 1].
-    Error: that of H W / 4 additions one after the other.
+    Error: that of H W / 4 additions one after the other; sums are float32 whatever the element type is.
     """
 
     kind = "pool2d"
@@ -71,14 +73,18 @@ def _vertical(workload: Workload, variant: Variant, lanes: int) -> Any:
     v, positions, parallel = vectors.lanes, x_map.shape[2] * x_map.shape[3], variant["threads"] > 1
     with Kernel() as k:
         x, y = k.arguments(*_buffers(workload, layout))
-        with vectors.rows(k, x_map.shape[0], 1, parallel) as (plane, _), vectors.each(k, plane) as (_, lane):
+        with (
+            computing_in("float32"),
+            vectors.rows(k, x_map.shape[0], 1, parallel) as (plane, _),
+            vectors.each(k, plane) as (_, lane),
+        ):
             sums = k.scratch(ACCUMULATORS * v)
             for i in range(ACCUMULATORS):
                 k.store(sums, i * v, k.splat(0.0, v), v)
             start = x_map.offset(0, plane, 0, 0, lane)
 
             def add(i: int, position: Any) -> None:
-                value = k.load(x, start + position * x_map.block, v)
+                value = _as(k.load(x, start + position * x_map.block, v), x, "float32", v)
                 k.store(sums, i * v, k.load(sums, i * v, v) + value, v)
 
             with k.loop(positions // ACCUMULATORS) as group:
@@ -87,7 +93,8 @@ def _vertical(workload: Workload, variant: Variant, lanes: int) -> Any:
             for i in range(positions % ACCUMULATORS):
                 add(i, positions - 1 - i)
             total = _total([k.load(sums, i * v, v) for i in range(ACCUMULATORS)])
-            k.store(y, plane * x_map.block + lane, total * k.splat(1 / positions, v), v)
+            mean = _as(total * k.splat(1 / positions, v), x, y.dtype, v)
+            k.store(y, plane * x_map.block + lane, mean, v)
     return k.function
 
 
@@ -97,13 +104,14 @@ def _horizontal(workload: Workload, variant: Variant, lanes: int) -> Any:
     positions, v = height * width, lanes
     with Kernel() as k:
         x, y = k.arguments(*_buffers(workload, "NCHW"))
-        with k.loop(n * c, variant["threads"] > 1) as channel:
+        with computing_in("float32"), k.loop(n * c, variant["threads"] > 1) as channel:
             sums = k.scratch(ACCUMULATORS * v)
             for i in range(ACCUMULATORS):
                 k.store(sums, i * v, k.splat(0.0, v), v)
 
             def add(i: int, offset: Any) -> None:
-                k.store(sums, i * v, k.load(sums, i * v, v) + k.load(x, channel * positions + offset, v), v)
+                value = _as(k.load(x, channel * positions + offset, v), x, "float32", v)
+                k.store(sums, i * v, k.load(sums, i * v, v) + value, v)
 
             step = ACCUMULATORS * v
             with k.loop(positions // step) as group:
@@ -118,9 +126,14 @@ def _horizontal(workload: Workload, variant: Variant, lanes: int) -> Any:
                 halves = [shuffle([total], 2 * lanes, range(i * lanes, (i + 1) * lanes)) for i in range(2)]
                 total = k.bind(halves[0] + halves[1])
             for offset in range(positions // v * v, positions):
-                total = total + x[channel * positions + offset]
-            k.store(y, channel, total * k.splat(1 / positions, 1), 1)
+                total = total + _as(x[channel * positions + offset], x, "float32", 1)
+            k.store(y, channel, _as(total * k.splat(1 / positions, 1), x, y.dtype, 1), 1)
     return k.function
+
+
+def _as(value: Any, x: Any, dtype: Any, lanes: int) -> Any:
+    """A vector in another type, unless the kernel is of float32 throughout."""
+    return value if x.dtype == "float32" else cast(value, str(dtype), lanes)
 
 
 def _buffers(workload: Workload, layout: str) -> list[tuple[str, tuple[int, ...]]]:

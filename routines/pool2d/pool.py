@@ -15,14 +15,13 @@ from softneuro_tvm.routine import Requirement, Routine, Variant
 
 from .._blocked import Blocked, blocked_layouts
 from .._channels import ChannelVectors
+from .._half import also_in_float16, summing
 from .._threads import serial_seconds, thread_counts
-from .._tir import Expr, Kernel
+from .._tir import Expr, Kernel, cast, element, lowest
 from .._window import Columns, Window, sweep
 
-LOWEST = -3.4028234663852886e38
-"""The smallest finite float32: what a maximum starts from."""
 
-
+@also_in_float16(lambda workload, variant: summing(prod(workload.attributes.kernel)))
 class Pool(Routine):
     """A register tile of one row x `columns` output positions x one channel vector, straight from the input.
 
@@ -71,7 +70,7 @@ class Pool(Routine):
                     with vectors.each(k, plane) as (_, lane):
                         found = k.scratch(columns.width * v)
                         for i in range(columns.width):
-                            k.store(found, i * v, k.splat(LOWEST if maximum else 0.0, v), v)
+                            k.store(found, i * v, k.splat(lowest() if maximum else 0.0, v), v)
                         with k.loop(end - begin) as row:
                             place = top + (begin + row) * window.dilation[0], window.left(x0)
                             source = k.bind(x_map.offset(0, plane, *place, lane))
@@ -104,4 +103,5 @@ def _scales(k: Kernel, workload: Workload, window: Window, columns: Columns, y: 
         starts = [window.left(columns.first + i) for i in range(columns.width)]
         reach = range(0, window.kernel[1] * window.dilation[1], window.dilation[1])
         counts = [max(1, sum(low <= start + tap < high for tap in reach)) for start in starts]
-    return [k.splat(scale * T.float32(1 / count), 1) for count in counts]
+    scales = [scale * T.float32(1 / count) for count in counts]
+    return [k.splat(own if element() == "float32" else cast(own, element(), 1), 1) for own in scales]

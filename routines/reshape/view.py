@@ -11,9 +11,11 @@ from softneuro_tvm.graph import Workload
 from softneuro_tvm.routine import VIEW, Routine, Variant
 
 from .._blocked import blocked_layouts
+from .._half import ROUNDING, also_in_float16
 from ..layout_cast._packed import element_order
 
 
+@also_in_float16(lambda workload, variant: ROUNDING)
 class ViewReshape(Routine):
     """The same memory under another shape, wherever both layouts hold the elements in the same order.
 
@@ -29,7 +31,7 @@ class ViewReshape(Routine):
     def variants(self, workload: Workload, device: Device) -> Iterable[Variant]:
         """Canonical layouts, then the others that hold the same."""
         (source,), (target,) = workload.inputs, workload.outputs
-        blocked = blocked_layouts(device) if source.dtype == "float32" else ()
+        blocked = blocked_layouts(device) if source.dtype in ("float32", "float16") else ()
         from_canonical = [[*_as_canonical(tensor.shape, blocked)] for tensor in (source, target)]
         pairs = [(x, y) for x in from_canonical[0] for y in from_canonical[1]]
         if _keeps_channels(source.shape, target.shape):

@@ -13,10 +13,12 @@ from softneuro_tvm.graph import Workload
 from softneuro_tvm.routine import Routine, Variant
 
 from .._blocked import blocked_layouts
-from .._copy import COPYABLE, copy_lanes, copy_run, threads_for
+from .._copy import BLOCKED, COPYABLE, copy_lanes, copy_run, threads_for
+from .._half import ROUNDING, also_in_float16
 from .._tir import Expr, Kernel
 
 
+@also_in_float16(lambda workload, variant: ROUNDING)
 class Block(Routine):
     """Copies the runs of memory that a slice consists of, in loops over the axes outside.
 
@@ -33,7 +35,7 @@ class Block(Routine):
         """One for each layout."""
         tensor = workload.outputs[0]
         layouts: tuple[str, ...] = (canonical_layout(tensor.rank),)
-        if tensor.rank == 4 and tensor.dtype == "float32":
+        if tensor.rank == 4 and tensor.dtype in BLOCKED:
             layouts = (*blocked_layouts(device), "NCHW", "NHWC")
         for layout in layouts:
             block = block_of(layout, "C")

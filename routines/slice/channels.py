@@ -11,6 +11,7 @@ from softneuro_tvm.graph import Workload
 from softneuro_tvm.routine import Requirement, Routine, Variant
 
 from .._blocked import blocked_layouts
+from .._half import ROUNDING, also_in_float16
 from ..gather_channels._gather import select_channels
 
 
@@ -19,6 +20,7 @@ def _whole_but_channels(workload: Workload, device: Device) -> bool:
     return len(shape) == 4 and all(len(range(*parts[axis].indices(shape[axis]))) == shape[axis] for axis in (0, 2, 3))
 
 
+@also_in_float16(lambda workload, variant: ROUNDING)
 class Channels(Routine):
     """A slice of the channels in NCHWc, at any channel and with any step, as a selection of channels.
 

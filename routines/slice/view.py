@@ -12,6 +12,7 @@ from softneuro_tvm.memory import ALIGNMENT
 from softneuro_tvm.routine import Nested, Requirement, Routine, Variant
 
 from .._copy import COPYABLE
+from .._half import ROUNDING, also_in_float16
 from .block import Block
 
 
@@ -25,6 +26,7 @@ def _variants(workload: Workload, device: Device) -> Iterable[Variant]:
     return (v for v in Block().variants(workload, device) if _offset(workload, v.inputs[0].layout) is not None)
 
 
+@also_in_float16(lambda workload, variant: ROUNDING)
 class ViewSlice(Routine):
     """A part of the input's memory. Where the input lies outside the arena, the part is copied.
 

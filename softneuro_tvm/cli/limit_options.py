@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -30,6 +30,14 @@ ErrorLimit = Annotated[
         "--error-limit",
         min=0.0,
         help="The sum of the routines' measured relative errors, e.g. 2e-5: large Winograd tiles are less exact.",
+    ),
+]
+Precision = Annotated[
+    Literal["float32", "mixed"],
+    typer.Option(
+        "--precision",
+        help="mixed: compute in float16 where the device has the arithmetic and that is faster; inputs and outputs "
+        "remain float32. Combine it with --error-limit, e.g. 1e-2.",
     ),
 ]
 Pareto = Annotated[

@@ -90,8 +90,9 @@ def _texts(choices: Choices) -> str:
 
 
 def _adapter(adapter: AdapterChoice) -> str:
-    source, target = adapter.source.layout or "scalar", adapter.target.layout or "scalar"
-    return f"{adapter.tensor} from {source} to {target}, {milliseconds(adapter.median_s)} ms"
+    return (
+        f"{adapter.tensor} from {adapter.source.shown} to {adapter.target.shown}, {milliseconds(adapter.median_s)} ms"
+    )
 
 
 def _change(before: float, after: float) -> str:

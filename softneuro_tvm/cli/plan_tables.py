@@ -46,7 +46,7 @@ def plan_table(plan: Plan) -> Table:
                 escape(adapter.tensor),
                 "[dim]adapter[/dim]",
                 "",
-                f"{adapter.source.layout} > {adapter.target.layout}",
+                f"{adapter.source.shown} > {adapter.target.shown}",
                 milliseconds(adapter.median_s),
                 f"{adapter.median_s / total:.1%}",
                 "-",
@@ -88,8 +88,8 @@ def _other(found: Loss) -> tuple[str, str, str]:
 
 
 def _layouts(choice: LayerChoice) -> str:
-    source = choice.variant.inputs[0].layout if choice.variant.inputs else "-"
-    target = choice.variant.outputs[0].layout
+    source = choice.variant.inputs[0].shown if choice.variant.inputs else "-"
+    target = choice.variant.outputs[0].shown
     return target if source == target else f"{source} > {target}"
 
 
@@ -194,8 +194,8 @@ def plan_json(
         "adapters": [
             {
                 "tensor": a.tensor,
-                "source": a.source.layout,
-                "target": a.target.layout,
+                "source": a.source.shown,
+                "target": a.target.shown,
                 "routine": a.routine,
                 "median_s": a.median_s,
             }

@@ -13,6 +13,7 @@ import typer
 
 from softneuro_tvm.cli.board_options import (
     CrossCompiler,
+    DaskScheduler,
     RpcKey,
     RpcServer,
     RpcSessionTimeout,
@@ -25,6 +26,7 @@ from softneuro_tvm.cli.limit_options import (
     ErrorLimit,
     MemoryLimit,
     Pareto,
+    Precision,
     WeightsLimit,
     WorkspaceLimit,
     parse_size,
@@ -52,6 +54,9 @@ from softneuro_tvm.plan import Plan
 
 _FAILURES = 5
 """Rejected candidates that are named on the screen; `explain --layer` and `--json` name all."""
+
+_TIMED_S = 5.0
+"""So long the built network is timed, about."""
 
 
 def tune(
@@ -82,6 +87,7 @@ def tune(
     workspace_limit: WorkspaceLimit = None,
     weights_limit: WeightsLimit = None,
     error_limit: ErrorLimit = None,
+    precision: Precision = "float32",
     pareto: Pareto = False,
     verify: Annotated[bool, typer.Option(help="Compare the built module with onnxruntime.")] = True,
     target_device: Target = HOST,
@@ -90,6 +96,7 @@ def tune(
     rpc_server: RpcServer = None,
     rpc_session_timeout: RpcSessionTimeout = None,
     cross_compiler: CrossCompiler = None,
+    dask_scheduler: DaskScheduler = None,
     json_output: Json = False,
 ) -> None:
     """Find the fastest routine for every layer of MODEL, here or on a board, and build a deployable library.
@@ -128,7 +135,9 @@ def tune(
         routine=routine or (),
         force=force or (),
         forbid=forbid or (),
+        precision=precision,
         threads=thread_counts(device.threads) if asked_threads == "auto" else (),
+        dask_scheduler=dask_scheduler,
     )
     loaded = sn.load(model, parse_input_shapes(input_shapes))
     target = output or Path(f"{Path(model.removeprefix('zoo:')).stem}.so")
@@ -151,7 +160,8 @@ def tune(
     with on_board(board, module) if board else nullcontext(module) as there:
         agreement = check(loaded, plan, there) if verify else None
         module.export(target)
-        samples = there.time(there.tensors([], sample_inputs(loaded.graph)), repeat=15)
+        repeat = max(3, min(15, int(_TIMED_S / max(plan.predicted_s, 1e-9))))
+        samples = there.time(there.tensors([], sample_inputs(loaded.graph)), repeat=repeat)
     measured_s = sorted(samples)[len(samples) // 2]
     if json_output:
         print_json(

@@ -128,6 +128,13 @@ def workload_facts(workload: Workload, device: Device, residency: str) -> Worklo
     return WorkloadFacts(found, least_s, place, extents, total)
 
 
+def as_computed(candidate: Candidate, device: Device) -> tuple[Workload, Device]:
+    """Workload and device as a candidate's kernel sees them: in float16 with half the bytes, and twice the lanes."""
+    if all(port.dtype != "float16" for port in candidate.variant.outputs):
+        return candidate.workload, device
+    return candidate.workload.computing_in("float16"), dataclasses.replace(device, vector_lanes=2 * device.vector_lanes)
+
+
 @lru_cache(maxsize=1 << 12)
 def _port(name: str, port: Format) -> tuple[tuple[str, float], ...]:
     block = float(max(block_of(port.layout, axis) for axis in "CABHW"))
@@ -141,8 +148,8 @@ def _fill(extent: int, tile: int) -> float:
 
 def candidate_features(candidate: Candidate, device: Device, residency: str) -> dict[str, float]:
     """All features of a candidate by name; see `workload_facts` for the arguments."""
-    facts = workload_facts(candidate.workload, device, residency)
-    workload, variant = candidate.workload, candidate.variant
+    workload, device = as_computed(candidate, device)
+    facts, variant = workload_facts(workload, device, residency), candidate.variant
     found = dict(facts.features)
     ports = 0
     for name, tensors, formats in (("in", workload.inputs, variant.inputs), ("out", workload.outputs, variant.outputs)):

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from softneuro_tvm.cost_model.calibration import Calibration
-from softneuro_tvm.cost_model.features import candidate_features, workload_facts
+from softneuro_tvm.cost_model.features import as_computed, candidate_features, workload_facts
 from softneuro_tvm.cost_model.records import Record
 from softneuro_tvm.cost_model.residuals import ErrorModel, Likeness, Posterior, Vector
 from softneuro_tvm.cost_model.roofline import CALL_S
@@ -176,7 +176,7 @@ class CostModel:
 
     def _look_at(self, asked: Sequence[_Asked]) -> list[_Seen]:
         places = [(c, self.device.with_threads(threads), residency) for c, threads, residency in asked]
-        facts = [workload_facts(c.workload, device, residency) for c, device, residency in places]
+        facts = [workload_facts(*as_computed(c, device), residency) for c, device, residency in places]
         rows = [candidate_features(*place) for place in places]
         routines = [c.routine.name for c, _, _ in asked]
         found, scales = self.pretrained.trees(rows, routines)

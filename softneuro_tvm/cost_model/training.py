@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from softneuro_tvm.cost_model.calibration import Calibration
-from softneuro_tvm.cost_model.features import Features, candidate_features, workload_facts
+from softneuro_tvm.cost_model.features import Features, as_computed, candidate_features, workload_facts
 from softneuro_tvm.cost_model.model import Pretrained, likeness
 from softneuro_tvm.cost_model.records import Record
 from softneuro_tvm.cost_model.residuals import ErrorModel, Likeness, Vector
@@ -55,7 +55,7 @@ class Dataset:
         rows, logs, places = [], [], []
         for record in kept:
             with_threads = device.with_threads(record.threads)
-            facts = workload_facts(record.candidate.workload, with_threads, record.residency)
+            facts = workload_facts(*as_computed(record.candidate, with_threads), record.residency)
             rows.append(candidate_features(record.candidate, with_threads, record.residency))
             logs.append(np.log((record.median_s + CALL_S) / facts.roofline_s))
             places.append(facts.place)

@@ -37,7 +37,11 @@ _TYPES = {
     "target": dict,
 }
 _HARDWARE = ("part", "vector_lanes", "vector_registers", "fma", "l1_bytes", "l2_bytes", "l3_bytes")
-_X86_FEATURES = ("avx", "avx2", "avx512f", "fma")
+_FEATURES = {
+    "x86_64": {name: name for name in ("avx", "avx2", "avx512f", "fma")} | {"avx512_fp16": "avx512fp16"},
+    "aarch64": {"asimdhp": "fullfp16"},
+}
+"""Features by kind of processor: names that Linux gives them, and LLVM's."""
 _NOT_CODE = ("feature.", "keys", "tag", "host", "num-cores", "model", "device")
 """Beginnings of the names of a target's attributes that say nothing about code."""
 
@@ -147,7 +151,7 @@ def _of_target(target: str | Mapping[str, Any], name: str) -> Device:
     plain = {key: value for key, value in attributes.items() if not key.startswith(_NOT_CODE)}
     has = tvm.get_global_func("target.target_has_feature")
     machine = architecture(plain)
-    features = frozenset(feature for feature in _X86_FEATURES if machine == "x86_64" and has(feature, parsed))
+    features = frozenset(name for name, llvm in _FEATURES.get(machine, {}).items() if has(llvm, parsed))
     lanes, registers, fma = vector_unit(features, machine)
     return Device(
         name=str(plain.get("mcpu") or machine),

@@ -60,8 +60,7 @@ def layouts(work: LayerChoice | AdapterChoice) -> str:
 
 def shown(port: Format) -> str:
     """The layout; with its element type where that is not float32."""
-    layout = port.layout or "scalar"
-    return layout if port.dtype == "float32" else f"{layout} {port.dtype}"
+    return port.shown
 
 
 def _calls(plan: Plan) -> Iterator[tuple[LayerChoice | AdapterChoice, int]]:

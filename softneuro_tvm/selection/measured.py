@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, lru_cache
 
-from softneuro_tvm.candidates import Candidates, adapter_workload
+from softneuro_tvm.candidates import Candidates, adapter_workload, is_convertible
 from softneuro_tvm.device import Device
 from softneuro_tvm.errors import SelectionError
 from softneuro_tvm.formats import Format, TensorType
@@ -107,7 +107,7 @@ class MeasuredNetwork:
         return found
 
     def _adapter(self, tensor: TensorType, source: Format, target: Format) -> Priced | None:
-        if (source.dtype, source.device) != (target.dtype, target.device):
+        if not is_convertible(source, target):
             return None
         options = self._measured(self.candidates.by_workload.get(adapter_workload(tensor, source, target), ()))
         return min(options, key=lambda option: (option[1], tie_break(option[0])), default=None)

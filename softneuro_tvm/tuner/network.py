@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from typing import Protocol
 
-from softneuro_tvm.candidates import Candidates, adapter_workload
+from softneuro_tvm.candidates import Candidates, adapter_workload, is_convertible
 from softneuro_tvm.formats import Format, TensorType
 from softneuro_tvm.graph import Graph
 from softneuro_tvm.routine import Candidate
@@ -91,7 +91,7 @@ class Network:
 
     def adapters(self, tensor: TensorType, source: Format, target: Format) -> tuple[Candidate, ...]:
         """Candidates that convert a tensor; none where there is no such adapter."""
-        if (source.dtype, source.device) != (target.dtype, target.device):
+        if not is_convertible(source, target):
             return ()
         return self.candidates.by_workload.get(adapter_workload(tensor, source, target), ())
 

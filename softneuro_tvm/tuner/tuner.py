@@ -301,7 +301,8 @@ class Tuner:
         before = set(self.network.candidates.all())
         graph, device = self.network.graph, self.profiler.device
         if workloads:
-            self.network = self.network.widened(enumerate_candidates(graph, device, last_resorts=workloads))
+            precision = self.network.candidates.precision
+            self.network = self.network.widened(enumerate_candidates(graph, device, workloads, precision))
         if not set(self.network.candidates.all()) - before:
             raise SelectionError(_nothing_works(self.network, results))
         self.profiler.look_up(self.network.candidates.all())

@@ -42,6 +42,7 @@ from softneuro_tvm.layers.softmax import SoftmaxAttributes
 from softneuro_tvm.layers.transpose import TransposeAttributes
 from softneuro_tvm.registry import layer_kind
 from softneuro_tvm.routine import VIEW, Nested, Routine, Variant
+from tests.support.guarded import guarded
 
 BATCH = 8
 """Kernels compiled as one module."""
@@ -210,10 +211,10 @@ def verify(case: Case, run: Any) -> str | None:
     """What is wrong with a kernel, if anything. `run` takes input and weight arrays and output shapes and types."""
     inputs, weights, expected = sample(case.workload)
     formats = case.variant.inputs
-    arguments = [packed(x, f.layout) for x, f in zip(inputs, formats, strict=True)]
+    arguments = [packed(x, f.layout).astype(f.dtype) for x, f in zip(inputs, formats, strict=True)]
     arguments += case.routine.pack(case.workload, case.variant, weights)
     buffers = [
-        (physical_shape(t.shape, f.layout), t.dtype)
+        (physical_shape(t.shape, f.layout), f.dtype)
         for t, f in zip(case.workload.outputs, case.variant.outputs, strict=True)
     ]
     bound = case.routine.error_bound(case.workload, case.variant)
@@ -253,7 +254,8 @@ def kernel_runner(kernel: Any) -> Any:
     def run(arguments: list[np.ndarray], buffers: list[tuple[tuple[int, ...], str]]) -> list[np.ndarray]:
         outputs = [Guarded(shape, dtype) for shape, dtype in buffers]
         written = [tvm.runtime.from_dlpack(output.array) for output in outputs]
-        kernel(*[tvm.runtime.tensor(a) for a in arguments], *written)
+        for at_end in (False, True):  # reading beyond arguments ends the process
+            kernel(*[tvm.runtime.from_dlpack(guarded(a, at_end)) for a in arguments], *written)
         assert all(output.intact for output in outputs), "writes beyond its output"
         return [output.array for output in outputs]
 

@@ -31,7 +31,7 @@ _schedule: Any = importlib.import_module("softneuro_tvm.routines._schedule")
 
 DEFAULT = registry.routine("default/te")
 RELAX = registry.routine("default/relax")
-KINDS = sorted(set(registry.layer_kinds()) - {"relax", "layout_cast"})
+KINDS = sorted(set(registry.layer_kinds()) - {"relax", "layout_cast", "dtype_cast", "quantized_elementwise"})
 
 
 @pytest.fixture

@@ -1,0 +1,1 @@
+"""Adapters: routines that convert a tensor from one element type to another."""
