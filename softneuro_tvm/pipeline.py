@@ -23,7 +23,7 @@ from softneuro_tvm.remote import Board
 from softneuro_tvm.remote.site import Site
 from softneuro_tvm.runtime import Module
 from softneuro_tvm.thread_choice import thread_counts, tune_threads
-from softneuro_tvm.tuning import TuneOptions, Workshop
+from softneuro_tvm.tuning import TuneContext, TuneOptions
 
 logger = logging.getLogger(__name__)
 
@@ -100,10 +100,10 @@ def tune(
             logger.warning("%s has no float16 arithmetic: everything is computed in float32", device.part)
         scheduler = options.dask_scheduler
         cluster = stack.enter_context(CompileCluster(scheduler, device)) if scheduler else None
-        workshop = Workshop(model.graph, options, profiles, observer, end_s, site, cluster)
+        context = TuneContext(model.graph, options, profiles, observer, end_s, site, cluster)
         if options.threads:
-            return tune_threads(workshop, device, options.threads)
-        return workshop.finished(workshop.tune(device, end_s))
+            return tune_threads(context, device, options.threads)
+        return context.finished(context.tune(device, end_s))
 
 
 def build(model: Model, plan: Plan) -> Module:

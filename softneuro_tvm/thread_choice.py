@@ -14,7 +14,7 @@ from softneuro_tvm.device import Device
 from softneuro_tvm.finalists import FINALISTS, time_plans, winner
 from softneuro_tvm.graph import Graph
 from softneuro_tvm.plan import Plan
-from softneuro_tvm.tuning import FINALS_S, Tuned, Workshop
+from softneuro_tvm.tuning import FINALS_S, TuneContext, Tuned
 
 _DIFFERENT = 0.05
 """By this share the sum of layers' times may be off from the network's for one number of threads and not another."""
@@ -36,28 +36,28 @@ def likely_first(graph: Graph, device: Device, counts: Sequence[int]) -> list[in
     return sorted(set(counts), reverse=sum(seconds) > _WORTH_SHARING_S * len(seconds))
 
 
-def tune_threads(workshop: Workshop, device: Device, counts: Sequence[int]) -> Plan:
+def tune_threads(context: TuneContext, device: Device, counts: Sequence[int]) -> Plan:
     """Tunes for several numbers of threads within one budget, and returns the plan whose network is fastest.
 
     A number of threads is dropped as soon as the cost model expects no plan that could be the fastest. Of about equally
     fast plans, the one with fewest threads is taken.
 
     Args:
-        workshop: What tuning needs.
+        context: What tuning needs.
         device: What to tune for, with any number of threads.
         counts: The numbers of threads.
 
     Raises:
-        SoftNeuroError: as `Workshop.tune` does.
+        SoftNeuroError: as `TuneContext.tune` does.
         KeyboardInterrupt: by the user, before there was a plan.
     """
-    runs, interrupted = _tune_each(workshop, device, likely_first(workshop.graph, device, counts))
+    runs, interrupted = _tune_each(context, device, likely_first(context.graph, device, counts))
     found = {run.device.threads: run for run in sorted(runs, key=lambda run: run.device.threads)}
     plans = {threads: run.plan for threads, run in found.items() if run.plan is not None}
     timed: dict[int, Plan] = {}
     try:
         if not interrupted and len(plans) > 1:
-            timed = _timed(workshop, device, plans)
+            timed = _timed(context, device, plans)
     except KeyboardInterrupt:
         interrupted = True
     if timed:
@@ -67,12 +67,12 @@ def tune_threads(workshop: Workshop, device: Device, counts: Sequence[int]) -> P
     chosen = found[int(best.device["threads"])]
     if interrupted:
         chosen = replace(chosen, tuning=replace(chosen.tuning, stopped="interrupted"))
-    plan = workshop.finished(replace(chosen, plan=best))
+    plan = context.finished(replace(chosen, plan=best))
     compared = [_summary(run, timed.get(threads)) for threads, run in found.items()]
     return replace(plan, tuning={**plan.tuning, "threads": compared})
 
 
-def _tune_each(workshop: Workshop, device: Device, counts: Sequence[int]) -> tuple[list[Tuned], bool]:
+def _tune_each(context: TuneContext, device: Device, counts: Sequence[int]) -> tuple[list[Tuned], bool]:
     """Tunes for one number of threads after the other; the second result tells whether the user ended that.
 
     Each may take half of the time that is left; the last one, all of it. There is a first plan in any case.
@@ -81,13 +81,13 @@ def _tune_each(workshop: Workshop, device: Device, counts: Sequence[int]) -> tup
     best_s = math.inf
     for number, threads in enumerate(counts, 1):
         begin_s = time.monotonic()
-        left_s = workshop.end_s - (FINALS_S if len(counts) > 1 else 0.0) - begin_s
+        left_s = context.end_s - (FINALS_S if len(counts) > 1 else 0.0) - begin_s
         if runs and left_s <= 0:
             break
         share = 0.5 if number < len(counts) else 1.0
-        limit_s = math.inf if workshop.options.measures_all else best_s * (1 + _DIFFERENT)
+        limit_s = math.inf if context.options.measures_all else best_s * (1 + _DIFFERENT)
         try:
-            run = workshop.tune(device.with_threads(threads), begin_s + share * left_s, limit_s)
+            run = context.tune(device.with_threads(threads), begin_s + share * left_s, limit_s)
         except KeyboardInterrupt:
             if not runs:
                 raise
@@ -100,12 +100,12 @@ def _tune_each(workshop: Workshop, device: Device, counts: Sequence[int]) -> tup
     return runs, False
 
 
-def _timed(workshop: Workshop, device: Device, plans: dict[int, Plan]) -> dict[int, Plan]:
+def _timed(context: TuneContext, device: Device, plans: dict[int, Plan]) -> dict[int, Plan]:
     """The plans that are fastest by prediction with the times of their networks; none if they cannot be timed."""
     near = sorted(plans, key=lambda threads: plans[threads].predicted_s)[:FINALISTS]
     entrants = [plans[threads] for threads in sorted(near)]
-    store, locked = workshop.store, workshop.options.locked
-    timed = time_plans(workshop.graph, entrants, device, store, workshop.time_networks, locked=locked)
+    store, locked = context.store, context.options.locked
+    timed = time_plans(context.graph, entrants, device, store, context.time_networks, locked=locked)
     return {int(plan.device["threads"]): plan for plan in timed}
 
 

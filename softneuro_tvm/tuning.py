@@ -103,7 +103,7 @@ class Tuned:
 
 
 @dataclass(frozen=True, eq=False)
-class Workshop:
+class TuneContext:
     """All that tuning a network needs, whatever the number of threads.
 
     Args:

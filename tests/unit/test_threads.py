@@ -83,10 +83,10 @@ class FakeWorkshop:
         return [replace(plan, samples_s=own) for plan, own in zip(plans, samples, strict=True)]
 
 
-def run(monkeypatch: pytest.MonkeyPatch, workshop: FakeWorkshop, order: Sequence[int]) -> Plan:
-    monkeypatch.setattr(thread_choice, "time_plans", workshop.time)
+def run(monkeypatch: pytest.MonkeyPatch, context: FakeWorkshop, order: Sequence[int]) -> Plan:
+    monkeypatch.setattr(thread_choice, "time_plans", context.time)
     monkeypatch.setattr(thread_choice, "likely_first", lambda graph, device, counts: list(order))
-    return tune_threads(workshop, DEVICE, order)  # type: ignore[arg-type]
+    return tune_threads(context, DEVICE, order)  # type: ignore[arg-type]
 
 
 def test_counts_are_powers_of_two_and_all_cores() -> None:
@@ -111,9 +111,9 @@ def test_small_layers_begin_with_one_thread_and_large_ones_with_all() -> None:
 
 
 def test_the_fastest_network_wins_whatever_was_predicted(monkeypatch: pytest.MonkeyPatch) -> None:
-    workshop = FakeWorkshop({1: 2.0, 2: 1.95}, {1: 2.0, 2: 3.0})
-    plan = run(monkeypatch, workshop, (2, 1))
-    assert plan.device["threads"] == 1 and workshop.timed == [[1, 2]] and plan.samples_s
+    context = FakeWorkshop({1: 2.0, 2: 1.95}, {1: 2.0, 2: 3.0})
+    plan = run(monkeypatch, context, (2, 1))
+    assert plan.device["threads"] == 1 and context.timed == [[1, 2]] and plan.samples_s
     assert plan.tuning["threads"] == [
         {"threads": 1, "predicted_s": 2.0, "measured_s": pytest.approx(2.004), "stopped": "settled"},
         {"threads": 2, "predicted_s": 1.95, "measured_s": pytest.approx(3.006), "stopped": "settled"},
@@ -123,28 +123,28 @@ def test_the_fastest_network_wins_whatever_was_predicted(monkeypatch: pytest.Mon
 
 def test_of_equally_fast_networks_the_one_with_fewest_threads_wins(monkeypatch: pytest.MonkeyPatch) -> None:
     for order in ((1, 2, 4), (4, 2, 1)):
-        workshop = FakeWorkshop(dict.fromkeys(order, 1.0), {1: 1.001, 2: 1.0, 4: 1.0005})
-        assert run(monkeypatch, workshop, order).device["threads"] == 1
+        context = FakeWorkshop(dict.fromkeys(order, 1.0), {1: 1.001, 2: 1.0, 4: 1.0005})
+        assert run(monkeypatch, context, order).device["threads"] == 1
 
 
 def test_what_cannot_win_is_not_pursued(monkeypatch: pytest.MonkeyPatch) -> None:
-    workshop = FakeWorkshop({1: 4.0, 2: 2.0, 4: 1.0}, {4: 1.0})
-    plan = run(monkeypatch, workshop, (4, 2, 1))
-    assert [limit_s for _, _, limit_s in workshop.asked] == [math.inf, pytest.approx(1.05), pytest.approx(1.05)]
-    assert plan.device["threads"] == 4 and not workshop.timed
+    context = FakeWorkshop({1: 4.0, 2: 2.0, 4: 1.0}, {4: 1.0})
+    plan = run(monkeypatch, context, (4, 2, 1))
+    assert [limit_s for _, _, limit_s in context.asked] == [math.inf, pytest.approx(1.05), pytest.approx(1.05)]
+    assert plan.device["threads"] == 4 and not context.timed
     assert [entry["stopped"] for entry in plan.tuning["threads"]] == ["slower", "slower", "settled"]
     lines = list(thread_lines(plan))
     assert "not pursued" in lines[0] and "(chosen)" in lines[2] and len(lines) == 3
-    workshop = FakeWorkshop({1: 4.0, 4: 1.0}, {1: 4.0, 4: 1.0}, options=TuneOptions(exhaustive=True))
-    run(monkeypatch, workshop, (4, 1))
-    assert [limit_s for _, _, limit_s in workshop.asked] == [math.inf, math.inf] and workshop.timed
+    context = FakeWorkshop({1: 4.0, 4: 1.0}, {1: 4.0, 4: 1.0}, options=TuneOptions(exhaustive=True))
+    run(monkeypatch, context, (4, 1))
+    assert [limit_s for _, _, limit_s in context.asked] == [math.inf, math.inf] and context.timed
 
 
 def test_few_networks_are_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     order = (1, 2, 4, 8, 16)
-    workshop = FakeWorkshop({n: 1 + n / 1000 for n in order}, dict.fromkeys(order, 1.0))
-    run(monkeypatch, workshop, order)
-    assert workshop.timed == [[1, 2, 4]]
+    context = FakeWorkshop({n: 1 + n / 1000 for n in order}, dict.fromkeys(order, 1.0))
+    run(monkeypatch, context, order)
+    assert context.timed == [[1, 2, 4]]
 
 
 def test_networks_that_cannot_be_timed_are_judged_by_prediction(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -156,20 +156,20 @@ def test_networks_that_cannot_be_timed_are_judged_by_prediction(monkeypatch: pyt
 
 def test_a_budget_is_shared_and_the_likely_ones_come_first(monkeypatch: pytest.MonkeyPatch) -> None:
     begin = time.monotonic()
-    workshop = FakeWorkshop({1: 1.0, 2: 1.0, 4: 1.0}, {1: 1.0, 2: 1.0, 4: 1.0}, end_s=begin + 100 + FINALS_S)
-    run(monkeypatch, workshop, (4, 2, 1))
-    assert [deadline_s - begin for _, deadline_s, _ in workshop.asked] == pytest.approx([50, 50, 100], abs=10)
-    workshop = FakeWorkshop({1: 1.0, 2: 1.0}, end_s=time.monotonic() + FINALS_S + 0.05, tuning_s=0.1)
-    plan = run(monkeypatch, workshop, (2, 1))
-    assert [threads for threads, _, _ in workshop.asked] == [2]  # the time is over
+    context = FakeWorkshop({1: 1.0, 2: 1.0, 4: 1.0}, {1: 1.0, 2: 1.0, 4: 1.0}, end_s=begin + 100 + FINALS_S)
+    run(monkeypatch, context, (4, 2, 1))
+    assert [deadline_s - begin for _, deadline_s, _ in context.asked] == pytest.approx([50, 50, 100], abs=10)
+    context = FakeWorkshop({1: 1.0, 2: 1.0}, end_s=time.monotonic() + FINALS_S + 0.05, tuning_s=0.1)
+    plan = run(monkeypatch, context, (2, 1))
+    assert [threads for threads, _, _ in context.asked] == [2]  # the time is over
     assert plan.device["threads"] == 2 and len(plan.tuning["threads"]) == 1
 
 
 @pytest.mark.parametrize("how", ["with a plan", "without a plan"])
 def test_an_interrupt_keeps_the_best_plan_so_far(monkeypatch: pytest.MonkeyPatch, how: str) -> None:
-    workshop = FakeWorkshop({1: 2.0, 2: 1.95, 4: 0.1}, interrupted={1: how})
-    plan = run(monkeypatch, workshop, (2, 1, 4))
-    assert [threads for threads, _, _ in workshop.asked] == [2, 1] and not workshop.timed
+    context = FakeWorkshop({1: 2.0, 2: 1.95, 4: 0.1}, interrupted={1: how})
+    plan = run(monkeypatch, context, (2, 1, 4))
+    assert [threads for threads, _, _ in context.asked] == [2, 1] and not context.timed
     assert plan.device["threads"] == 2 and plan.tuning["stopped"] == "interrupted"
     with pytest.raises(KeyboardInterrupt):
         run(monkeypatch, FakeWorkshop({2: 1.0}, interrupted={2: "without a plan"}), (2, 1))
@@ -179,9 +179,9 @@ def test_an_interrupt_while_networks_are_timed_keeps_the_plan(monkeypatch: pytes
     def interrupt(*arguments: Any, **options: Any) -> list[Plan]:
         raise KeyboardInterrupt
 
-    workshop = FakeWorkshop({1: 2.0, 2: 1.95})
-    workshop.time = interrupt  # type: ignore[method-assign]
-    plan = run(monkeypatch, workshop, (2, 1))
+    context = FakeWorkshop({1: 2.0, 2: 1.95})
+    context.time = interrupt  # type: ignore[method-assign]
+    plan = run(monkeypatch, context, (2, 1))
     assert plan.device["threads"] == 2 and plan.tuning["stopped"] == "interrupted"
 
 
