@@ -154,6 +154,8 @@ class Session:
             while waiting and len(running) < count:
                 task = waiting.popleft()
                 running[self._submit(task.function, task.arguments, self.options.compile_timeout_s)] = task
+            if not running:
+                break  # no time was left to begin anything
             outcome = self._outcome()
             done = running.pop(outcome.number, None)  # an interrupted call may have left tasks behind
             if done is not None:

@@ -17,6 +17,7 @@ from softneuro_tvm.elf_header import machine_of
 from softneuro_tvm.errors import BoardError, BuildError
 from softneuro_tvm.linking import CROSS_COMPILER_VARIABLE
 from softneuro_tvm.profiler import Profiler, ProfileStore, TimingOptions
+from softneuro_tvm.reference import sample_inputs
 from softneuro_tvm.remote import Board
 from softneuro_tvm.remote.module import on_board
 from softneuro_tvm.selection import select
@@ -94,3 +95,6 @@ def test_a_network_is_built_here_and_runs_there(
         agreement = sn.verify(model, plan, there)
         assert agreement.reference == "onnxruntime" and agreement.error < 1e-4
         assert there.threads == 2 and there.manifest["graph"] == model.graph.digest
+        times = there.time_steps(there.tensors([], sample_inputs(model.graph)), 2)
+        assert {choice.layer for choice in plan.layers} - {"flatten"} <= {each.step.name for each in times}
+        assert all(each.seconds > 0 for each in times)
