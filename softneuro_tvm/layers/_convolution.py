@@ -1,12 +1,14 @@
-"""What convolutions, transposed convolutions and dense layers have in common: recognition, and the epilogue."""
+"""What convolutions, transposed convolutions and dense layers have in common: recognition, the sum, the epilogue."""
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
 
+from softneuro_tvm.graph import Workload
 from softneuro_tvm.layer_kind import Operand
 
 Residual = bool | Literal["after"]
@@ -26,6 +28,36 @@ def four_sides(padding: Sequence[Any]) -> tuple[int, int, int, int]:
     given = [int(extent) for extent in padding]
     top, left, bottom, right = given if len(given) == 4 else given * 2 if len(given) == 2 else given * 4
     return top, left, bottom, right
+
+
+def sum_te(
+    workload: Workload, x: Any, weight: Any, outside: int = 0, product: Callable[[Any, Any], Any] = operator.mul
+) -> Any:
+    """Padding and the direct sum of a convolution as a TE tensor, named like the layer kind.
+
+    Args:
+        workload: Its attributes have strides, padding, dilation and groups.
+        x: The input, [N, C, H, W].
+        weight: [K, C / groups, R, S].
+        outside: The element that pads the input.
+        product: Multiplies an element of the input by one of the weight.
+    """
+    from tvm import te, tirx, topi
+
+    attributes = workload.attributes
+    top, left, bottom, right = attributes.padding
+    if any(attributes.padding):
+        x = topi.nn.pad(x, (0, 0, top, left), (0, 0, bottom, right), tirx.const(outside, x.dtype), name="pad")
+    (sy, sx), (dy, dx) = attributes.strides, attributes.dilation
+    k, c_group, r_extent, s_extent = (int(extent) for extent in weight.shape)
+    k_group = k // attributes.groups
+    c, r, s = te.reduce_axis((0, c_group)), te.reduce_axis((0, r_extent)), te.reduce_axis((0, s_extent))
+
+    def summed(n: Any, f: Any, y: Any, z: Any) -> Any:
+        element = x[n, f // k_group * c_group + c, y * sy + r * dy, z * sx + s * dx]
+        return te.sum(product(element, weight[f, c, r, s]), [c, r, s])
+
+    return te.compute(workload.outputs[0].shape, summed, workload.kind)
 
 
 def activated(total: Any, residual: Residual, other: Callable[[], Any], activate: Callable[[Any], Any]) -> Any:

@@ -12,7 +12,14 @@ from softneuro_tvm.activations import IDENTITY, Activation
 from softneuro_tvm.formats import TensorType
 from softneuro_tvm.graph import Workload
 from softneuro_tvm.layer_kind import LayerKind, Operand, Recognised
-from softneuro_tvm.layers._convolution import Residual, constant_weight, epilogue_reference, epilogue_te, four_sides
+from softneuro_tvm.layers._convolution import (
+    Residual,
+    constant_weight,
+    epilogue_reference,
+    epilogue_te,
+    four_sides,
+    sum_te,
+)
 from softneuro_tvm.layers._sparsity import SparseAttributes, thin_out
 
 
@@ -102,25 +109,8 @@ class Conv2d(LayerKind):
 
     def compute(self, workload: Workload, inputs: Sequence[Any], weights: Mapping[str, Any]) -> Sequence[Any]:
         """Padding, the direct sum, the epilogue."""
-        from tvm import te, topi
-
-        attributes, x, weight = workload.attributes, inputs[0], weights["weight"]
-        top, left, bottom, right = attributes.padding
-        if any(attributes.padding):
-            x = topi.nn.pad(x, (0, 0, top, left), (0, 0, bottom, right), name="pad")
-        (sy, sx), (dy, dx) = attributes.strides, attributes.dilation
-        k, c_group, r_extent, s_extent = (int(extent) for extent in weight.shape)
-        k_group = k // attributes.groups
-        c, r, s = te.reduce_axis((0, c_group)), te.reduce_axis((0, r_extent)), te.reduce_axis((0, s_extent))
-        shape = workload.outputs[0].shape
-
-        def summed(n: Any, f: Any, y: Any, z: Any) -> Any:
-            element = x[n, f // k_group * c_group + c, y * sy + r * dy, z * sx + s * dx]
-            return te.sum(element * weight[f, c, r, s], [c, r, s])
-
-        total = te.compute(shape, summed, "conv2d")
-
-        return [epilogue_te(attributes, total, inputs, weights)]
+        total = sum_te(workload, inputs[0], weights["weight"])
+        return [epilogue_te(workload.attributes, total, inputs, weights)]
 
     def flops(self, workload: Workload) -> int:
         """Two for each multiply-add of the direct algorithm."""

@@ -11,6 +11,7 @@ import numpy as np
 from softneuro_tvm.formats import TensorType
 from softneuro_tvm.graph import Workload
 from softneuro_tvm.layer_kind import LayerKind
+from softneuro_tvm.layers._convolution import sum_te
 from softneuro_tvm.layers._quantized import (
     QuantizedAttributes,
     draw,
@@ -74,29 +75,18 @@ class QuantizedConv2d(LayerKind):
 
     def compute(self, workload: Workload, inputs: Sequence[Any], weights: Mapping[str, Any]) -> Sequence[Any]:
         """Padding, the direct sum in int32, requantisation."""
-        from tvm import te, tirx, topi
+        from tvm import te
 
-        attributes, x, weight = workload.attributes, inputs[0], weights["weight"]
-        zero = tirx.const(attributes.input_zero_point, "int32")
-        top, left, bottom, right = attributes.padding
-        if any(attributes.padding):
-            outside = tirx.const(attributes.input_zero_point, x.dtype)
-            x = topi.nn.pad(x, (0, 0, top, left), (0, 0, bottom, right), outside, name="pad")
-        (sy, sx), (dy, dx) = attributes.strides, attributes.dilation
-        k, c_group, r_extent, s_extent = (int(extent) for extent in weight.shape)
-        k_group = k // attributes.groups
-        c, r, s = te.reduce_axis((0, c_group)), te.reduce_axis((0, r_extent)), te.reduce_axis((0, s_extent))
-        shape = workload.outputs[0].shape
+        attributes, zero = workload.attributes, workload.attributes.input_zero_point
 
-        def summed(n: Any, f: Any, y: Any, z: Any) -> Any:
-            element = x[n, f // k_group * c_group + c, y * sy + r * dy, z * sx + s * dx].astype("int32") - zero
-            return te.sum(element * weight[f, c, r, s].astype("int32"), [c, r, s])
+        def product(element: Any, factor: Any) -> Any:
+            return (element.astype("int32") - zero) * factor.astype("int32")
 
-        total = te.compute(shape, summed, "quantized_conv2d")
+        total = sum_te(workload, inputs[0], weights["weight"], zero, product)
         bias, multiplier = weights["bias"], weights["multiplier"]
         return [
             te.compute(
-                shape,
+                total.shape,
                 lambda n, f, y, z: requantized_te(attributes, total[n, f, y, z] + bias[f], multiplier[f]),
                 "requantize",
             )
@@ -104,8 +94,7 @@ class QuantizedConv2d(LayerKind):
 
     def flops(self, workload: Workload) -> int:
         """Two for each multiply-add of the direct algorithm."""
-        _, c_group, r, s = workload.weight_types["weight"].shape
-        return 2 * int(np.prod(workload.outputs[0].shape)) * c_group * r * s
+        return Conv2d().flops(workload)
 
     def sample(self, workload: Workload, seed: int = 0) -> tuple[list[np.ndarray], dict[str, np.ndarray]]:
         """Integers over the whole range, and multipliers with which the outputs span theirs."""

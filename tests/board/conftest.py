@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -41,6 +42,14 @@ def arm_board(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """The C++ server on an emulated ARM board."""
     with serving([*arm_board_command(), "--port", "0"], tmp_path_factory.mktemp("arm")) as running:
         yield running
+
+
+@pytest.fixture(scope="module")
+def arm_session(arm_board: Server) -> Iterator[Any]:
+    """One session for all tests of a module: the server takes one at a time."""
+    remote: Any = arm_board.connect()
+    yield remote
+    del remote
 
 
 @pytest.fixture

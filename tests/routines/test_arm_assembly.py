@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
 import pytest
-import tvm
 from softneuro_tvm.routines._lanes import rows_together, tallest_tile
 
-from softneuro_tvm import codegen
 from softneuro_tvm.activations import Activation
 from softneuro_tvm.device import Device, vector_unit
 from softneuro_tvm.formats import TensorType
@@ -19,6 +16,7 @@ from softneuro_tvm.layers.conv_transpose2d import ConvTranspose2d, ConvTranspose
 from softneuro_tvm.layers.dense import Dense, DenseAttributes
 from softneuro_tvm.layers.matmul import Matmul, MatmulAttributes
 from softneuro_tvm.registry import routine
+from tests.support.assembly import count, innermost_loops, kernel_assembly, stack_accesses
 
 CPUS = ("cortex-a53", "cortex-a76", "neoverse-v1")
 """In order, out of order, and one with SVE."""
@@ -75,32 +73,17 @@ class Loop:
     stack: int
 
     @staticmethod
-    def of(lines: list[str]) -> Loop:
-        text = "\n".join(lines)
-
-        def count(pattern: str) -> int:
-            return len(re.findall(pattern, text, re.MULTILINE))
-
-        every, by_lane = count(r"^\s+fml[as]\s+v\d+\.4s"), count(r"^\s+fml[as]\s+v\d+\.4s.*\.s\[\d\]")
-        loads = count(r"^\s+(ldr|ldur)\s+[qs]\d") + 2 * count(r"^\s+ldp\s+[qs]\d") + count(r"^\s+ld1r?\s")
-        return Loop(by_lane, every - by_lane, loads, count(r"^\s+(ldr|ldur|ldp|str|stur|stp)\s+[qsd]\d.*\[sp\b"))
+    def of(text: str) -> Loop:
+        every, by_lane = count(r"fml[as]\s+v\d+\.4s", text), count(r"fml[as]\s+v\d+\.4s.*\.s\[\d\]", text)
+        loads = count(r"(ldr|ldur)\s+[qs]\d", text) + 2 * count(r"ldp\s+[qs]\d", text) + count(r"ld1r?\s", text)
+        return Loop(by_lane, every - by_lane, loads, stack_accesses(text, "qsd"))
 
 
 def inner_loops(name: str, workload: Workload, mcpu: str, params: str = "") -> list[Loop]:
     """The loops around no other loop that have multiply-adds, in the kernel of the first variant with `params`."""
-    chosen, target = routine(name), device(mcpu)
-    variant = next(v for v in chosen.variants(workload, target) if params in v.params_text)
-    kernel = codegen.rename(chosen.emit(workload, variant, target), "kernel")
-    with tvm.transform.PassContext(opt_level=3, config=codegen.PASS_CONFIG):
-        module = tvm.tirx.build(
-            tvm.IRModule({"kernel": kernel}), tvm.target.Target(dict(target.target)), pipeline=codegen.TIR_PIPELINE
-        )
-    lines = str(module.inspect_source("asm")).splitlines()
-    labels = {line.partition(":")[0]: i for i, line in enumerate(lines) if re.match(r"\.L\w+:", line)}
-    jumps = [(i, re.search(r"^\s+(?:b|b\.\w+|t?bn?z|cbn?z)\s.*?(\.L\w+)$", line)) for i, line in enumerate(lines)]
-    loops = [(labels[jump[1]], end) for end, jump in jumps if jump and labels.get(jump[1], end) < end]
-    inner = [a for a in loops if not any(b != a and a[0] <= b[0] and b[1] <= a[1] for b in loops)]
-    found = [Loop.of(lines[start:end]) for start, end in inner]
+    target = device(mcpu)
+    variant = next(v for v in routine(name).variants(workload, target) if params in v.params_text)
+    found = map(Loop.of, innermost_loops(kernel_assembly(name, workload, variant, target)))
     return [loop for loop in found if loop.by_lane + loop.whole >= 8]
 
 

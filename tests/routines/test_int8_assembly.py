@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import re
-
 import pytest
-import tvm
 
-from softneuro_tvm import codegen
 from softneuro_tvm.device import Device
 from softneuro_tvm.devices import load_device
 from softneuro_tvm.formats import TensorType
@@ -16,7 +12,7 @@ from softneuro_tvm.layers._quantized import types_of
 from softneuro_tvm.layers.quantized_conv2d import QuantizedConv2dAttributes
 from softneuro_tvm.layers.quantized_dense import QuantizedDenseAttributes
 from softneuro_tvm.registry import layer_kind, routine
-from softneuro_tvm.routine import Variant
+from tests.support.assembly import count, innermost_loops, kernel_assembly, stack_accesses
 
 
 def on_x86(mcpu: str, lanes: int, registers: int) -> Device:
@@ -56,36 +52,13 @@ def dense(rows: int, c: int, k: int) -> Workload:
     return layer_kind("quantized_dense").workload(attributes, [TensorType((rows, c), "int8")], types_of((k, c)))
 
 
-def assembly(name: str, workload: Workload, variant: Variant, device: Device) -> str:
-    kernel = codegen.rename(routine(name).emit(workload, variant, device), "kernel")
-    with tvm.transform.PassContext(opt_level=3, config=codegen.PASS_CONFIG):
-        target = tvm.target.Target(dict(device.target))
-        module = tvm.tirx.build(tvm.IRModule({"kernel": kernel}), target, pipeline=codegen.TIR_PIPELINE)
-    return str(module.inspect_source("asm"))
-
-
 def inner_loops(name: str, workload: Workload, mcpu: str) -> list[str]:
     """Loops around no other loop that have at least eight products, in the kernels of all variants."""
     found = []
     for variant in routine(name).variants(workload, DEVICES[mcpu]):
-        lines = assembly(name, workload, variant, DEVICES[mcpu]).splitlines()
-        labels = {line.partition(":")[0]: i for i, line in enumerate(lines) if re.match(r"\.L\w+:", line)}
-        pattern = r"^\s+(?:j\w+|b|b\.\w+|t?bn?z|cbn?z)\s.*?(\.L\w+)$"
-        jumps = [(i, re.search(pattern, line)) for i, line in enumerate(lines)]
-        loops = [(labels[jump[1]], end) for end, jump in jumps if jump and labels.get(jump[1], end) < end]
-        inner = [a for a in loops if not any(b != a and a[0] <= b[0] and b[1] <= a[1] for b in loops)]
-        bodies = ["\n".join(lines[start:end]) for start, end in inner]
+        bodies = innermost_loops(kernel_assembly(name, workload, variant, DEVICES[mcpu]))
         found += [body for body in bodies if count(rf"{PRODUCTS[mcpu]}\s", body) >= 8]
     return found
-
-
-def count(pattern: str, text: str) -> int:
-    return len(re.findall(rf"^\s+{pattern}", text, re.MULTILINE))
-
-
-def on_stack(text: str) -> int:
-    """Instructions that have an operand on the stack."""
-    return len(re.findall(r"\[sp\b|\(%rsp", text))
 
 
 @pytest.mark.parametrize("mcpu", DEVICES)
@@ -105,7 +78,7 @@ def test_sums_stay_in_registers(name: str, workload: Workload, mcpu: str) -> Non
     loops = inner_loops(name, workload, mcpu)
     assert loops
     for loop in loops:
-        assert 8 * on_stack(loop) <= count(rf"{PRODUCTS[mcpu]}\s", loop)
+        assert 8 * stack_accesses(loop) <= count(rf"{PRODUCTS[mcpu]}\s", loop)
 
 
 @pytest.mark.parametrize("workload", [convolution(64, 64, 56, 3), convolution(64, 256, 56, 1)], ids=["3x3", "1x1"])
@@ -131,7 +104,7 @@ def test_depthwise_multiplies_groups_of_rows(mcpu: str) -> None:
     """A tile of one row sums 2 or 4 rows of the kernel by each product."""
     workload, device = convolution(64, 64, 56, 3, 1, 64), DEVICES[mcpu]
     (variant,) = routine("quantized_conv2d/depthwise").variants(workload, device)
-    text = assembly("quantized_conv2d/depthwise", workload, variant, device)
+    text = kernel_assembly("quantized_conv2d/depthwise", workload, variant, device)
     tiles = {width for width in (variant["columns"], variant["columns"] - 1)}
     groups = 1 if variant["dot"] in ("sdot", "vpdpbusd") else 2
     each = 16 // variant["lanes"] * groups * 3
