@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import shlex
+import statistics
 import sys
 import time
+from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -52,11 +55,20 @@ from softneuro_tvm.files import check_writable
 from softneuro_tvm.lean_import import import_tvm
 from softneuro_tvm.plan import Plan
 
+if TYPE_CHECKING:
+    import numpy as np
+
+    from softneuro_tvm.remote.module import RemoteModule
+    from softneuro_tvm.runtime import Module as BuiltModule
+
 _FAILURES = 5
 """Rejected candidates that are named on the screen; `explain --layer` and `--json` name all."""
 
-_TIMED_S = 5.0
+_TIMED_S = 1.0
 """So long the built network is timed, about."""
+_SAMPLE_S = 1e-3
+"""A sample is at least as long, about."""
+_MIN_SAMPLES, _MAX_SAMPLES = 5, 200
 
 
 def tune(
@@ -160,9 +172,7 @@ def tune(
     with on_board(board, module) if board else nullcontext(module) as there:
         agreement = check(loaded, plan, there) if verify else None
         module.export(target)
-        repeat = max(3, min(15, int(_TIMED_S / max(plan.predicted_s, 1e-9))))
-        samples = there.time(there.tensors([], sample_inputs(loaded.graph)), repeat=repeat)
-    measured_s = sorted(samples)[len(samples) // 2]
+        samples_s = _timed(there, sample_inputs(loaded.graph), plan.predicted_s)
     if json_output:
         print_json(
             {
@@ -172,7 +182,8 @@ def tune(
                 "tuning": dict(plan.tuning),
                 "tuning_s": tuned_s,
                 "predicted_s": plan.predicted_s,
-                "measured_s": measured_s,
+                "measured_s": statistics.median(samples_s),
+                "fastest_s": min(samples_s),
                 "error": agreement.error if agreement else None,
                 "reference": agreement.reference if agreement else None,
                 "comparison": dict(plan.comparison),
@@ -184,7 +195,7 @@ def tune(
         )
     else:
         console.print(plan_table(plan))
-        for line in (*comparison_lines(plan, measured_s), *thread_lines(plan)):
+        for line in (*comparison_lines(plan, samples_s), *thread_lines(plan)):
             console.print(line)
         console.print(memory_line(module.manifest["memory"]))
         if agreement:
@@ -197,6 +208,13 @@ def tune(
         console.print(f"{tuned_s:.0f} s for tuning, {whole_s:.0f} s in all; wrote [bold]{target}[/bold]")
     if plan.tuning["stopped"] == "interrupted":
         raise KeyboardInterrupt  # what could be saved is saved
+
+
+def _timed(module: BuiltModule | RemoteModule, inputs: Mapping[str, np.ndarray], expected_s: float) -> list[float]:
+    """Seconds of a run of a built network in each sample."""
+    number = max(1, math.ceil(_SAMPLE_S / max(expected_s, 1e-9)))
+    repeat = int(_TIMED_S / (number * expected_s)) if expected_s > 0 else _MAX_SAMPLES
+    return module.time(module.tensors([], inputs), min(_MAX_SAMPLES, max(_MIN_SAMPLES, repeat)), number)
 
 
 def _effort(plan: Plan, bar: ProgressBar) -> str:
