@@ -6,7 +6,8 @@ import json
 import logging
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from importlib.metadata import version
 from typing import Any
 
@@ -28,7 +29,7 @@ from softneuro_tvm.library import Library
 from softneuro_tvm.object_cache import ObjectCache
 from softneuro_tvm.plan import LayerChoice, Plan
 from softneuro_tvm.registry import routine
-from softneuro_tvm.routine import VIEW, Nested, Variant
+from softneuro_tvm.routine import VIEW, Nested, Routine, Variant
 from softneuro_tvm.runtime import MANIFEST_FUNCTION, Module
 from softneuro_tvm.step_times import Step
 from softneuro_tvm.weights import Weights
@@ -36,7 +37,18 @@ from softneuro_tvm.weights import Weights
 logger = logging.getLogger(__name__)
 
 
-def build(graph: Graph, plan: Plan, device: Device, source: str = "", cache: ObjectCache | None = None) -> Module:
+Packed = dict[tuple[str, str, Variant], "Future[tuple[np.ndarray, ...]]"]
+"""The weights of a graph's layers as kernels read them, by layer, routine and variant."""
+
+
+def build(
+    graph: Graph,
+    plan: Plan,
+    device: Device,
+    source: str = "",
+    cache: ObjectCache | None = None,
+    packed: Packed | None = None,
+) -> Module:
     """Builds the module that a plan describes.
 
     Kernels that were compiled before, to be measured or for another module, are not compiled again.
@@ -47,6 +59,7 @@ def build(graph: Graph, plan: Plan, device: Device, source: str = "", cache: Obj
         device: What to generate code for.
         source: Where the model came from; goes into the manifest.
         cache: Where compiled kernels are kept; in the user's cache folder by default.
+        packed: What several builds of the same graph share: weights that are in it are not packed again; changed.
 
     Raises:
         PlanError: the plan belongs to another graph.
@@ -54,7 +67,7 @@ def build(graph: Graph, plan: Plan, device: Device, source: str = "", cache: Obj
     """
     if plan.graph != graph.digest:
         raise PlanError(f"the plan was made for another model than {graph.name!r}; make a new one with `tune`")
-    emitted = emit(graph, plan, device)
+    emitted = emit(graph, plan, device, packed)
     module, about = emitted.module, manifest(graph, plan, emitted, source)
     module.update(_constant_function(MANIFEST_FUNCTION, json.dumps(about, sort_keys=True)))
     target = tvm.target.Target(dict(device.target))
@@ -87,19 +100,20 @@ class Emitted:
     steps: tuple[Step, ...]
 
 
-def emit(graph: Graph, plan: Plan, device: Device) -> Emitted:
+def emit(graph: Graph, plan: Plan, device: Device, packed: Packed | None = None) -> Emitted:
     """Generates what a plan describes, without compiling it.
 
     Args:
         graph: The network that the plan was made for.
         plan: What to use for each layer.
         device: What to generate code for.
+        packed: See `build`.
 
     Raises:
         PlanError: the plan belongs to another graph.
         BuildError: code generation failed.
     """
-    builder = _Builder(graph, plan, device)
+    builder = _Builder(graph, plan, device, {} if packed is None else packed)
     emitted = builder.module()
     t = relax.transform
     passes = [t.InlinePrivateFunctions(), t.ToNonDataflow(), t.RemovePurityChecking(), t.CallTIRRewrite()]
@@ -183,8 +197,8 @@ def _physical_type(tensor: TensorType, tensor_format: Format) -> Any:
 class _Builder:
     """Emits the Relax function of a plan."""
 
-    def __init__(self, graph: Graph, plan: Plan, device: Device) -> None:
-        self.graph, self.plan, self.device = graph, plan, device
+    def __init__(self, graph: Graph, plan: Plan, device: Device, packed: Packed) -> None:
+        self.graph, self.plan, self.device, self.packed = graph, plan, device, packed
         self.block = relax.BlockBuilder()
         self.kernels: dict[tuple[str, str, Variant], Any] = {}
         self.available: dict[tuple[str, Format], Any] = {}
@@ -192,7 +206,6 @@ class _Builder:
         self.adapters = {(a.tensor, a.target): a for a in plan.adapters}
         self.in_place: dict[str, tuple[int, ...]] = {}
         self.nested: dict[str, Nested] = {}
-        self.packed: dict[str, Future[tuple[np.ndarray, ...]]] = {}
         self.steps: dict[str, Step] = {}
         self.weights_bytes = self.workspace_bytes = 0
 
@@ -206,7 +219,9 @@ class _Builder:
         with self.block.function("main", parameters):
             with self.block.dataflow(), ThreadPoolExecutor(available_cores()) as pool:
                 layers = list(planned_layers(self.graph, self.plan))
-                self.packed = {layer.name: pool.submit(self._pack, layer, choice) for layer, choice in layers}
+                for layer, choice in layers:
+                    if (key := _packed_as(choice)) not in self.packed:
+                        self.packed[key] = pool.submit(self._pack, layer, choice)
                 for name, parameter in zip(self.graph.inputs, parameters, strict=True):
                     self._define(name, canonical_format(types[name]), parameter)
                 for layer, choice in layers:
@@ -242,7 +257,7 @@ class _Builder:
         if choice.layer != layer.name or choice.workload != workload.digest:
             raise PlanError(f"the plan's layer {choice.layer!r} is not the model's {layer.name!r}")
         inputs = [self._read(name, port) for name, port in zip(layer.inputs, choice.variant.inputs, strict=True)]
-        packed = self.packed[layer.name].result()
+        packed = self.packed[_packed_as(choice)].result()
         self.weights_bytes += sum(array.nbytes for array in packed)
         step = Step(layer.name, choice.routine, choice.median_s)
         outputs = self._call(workload, choice.variant, step, inputs, packed)
@@ -271,14 +286,14 @@ class _Builder:
         """`VIEW`, or the global variable of a kernel and whether it is a Relax function; each is generated once."""
         key = (workload.digest, name, variant)
         if key not in self.kernels:
-            emitted = routine(name).emit(workload, variant, self.device)
+            emitted = _emitted(routine(name), workload, variant, self.device)
             self.workspace_bytes = max(self.workspace_bytes, routine(name).workspace_bytes(workload, variant))
             if emitted is VIEW:
                 self.kernels[key] = VIEW
             elif isinstance(emitted, tvm.IRModule):
                 self.kernels[key] = (self._add_region(emitted, name), True)
             else:
-                kernel = self._add(emitted.kernel if isinstance(emitted, Nested) else emitted, name)
+                kernel = self._add(emitted.kernel if isinstance(emitted, Nested) else emitted)
                 self.kernels[key] = (kernel, False)
                 if isinstance(emitted, Nested):
                     self.nested[kernel.name_hint] = emitted
@@ -286,16 +301,28 @@ class _Builder:
                     self.in_place[kernel.name_hint] = positions
         return self.kernels[key]
 
-    def _add(self, emitted: tirx.PrimFunc, name: str) -> Any:
-        kernel = with_symbol(emitted, name)
+    def _add(self, kernel: tirx.PrimFunc) -> Any:
         return self.block.add_func(kernel, symbol(kernel))
 
     def _add_region(self, region: tvm.IRModule, name: str) -> Any:
         """Adds a Relax function and its kernels under names of their own; the function is inlined later."""
         functions = {v: f for v, f in region.functions_items() if v.name_hint != "main"}
-        renamed = {v: self._add(f, f"{name}_{v.name_hint}") for v, f in functions.items()}
+        renamed = {v: self._add(with_symbol(f, f"{name}_{v.name_hint}")) for v, f in functions.items()}
         main = _substitute(region["main"], renamed)
         return self.block.add_func(main.without_attr("global_symbol"), f"region{len(self.kernels)}")
+
+
+def _packed_as(choice: LayerChoice) -> tuple[str, str, Variant]:
+    return choice.layer, choice.routine, choice.variant
+
+
+@lru_cache(maxsize=512)
+def _emitted(chosen: Routine, workload: Workload, variant: Variant, device: Device) -> Any:
+    """What a routine emits, kernels under their symbols; plans of one network have most of it in common."""
+    emitted = chosen.emit(workload, variant, device)
+    if isinstance(emitted, Nested):
+        return replace(emitted, kernel=with_symbol(emitted.kernel, chosen.name))
+    return with_symbol(emitted, chosen.name) if isinstance(emitted, tirx.PrimFunc) else emitted
 
 
 def _is_static(workload: Workload) -> bool:

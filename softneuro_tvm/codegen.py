@@ -34,7 +34,6 @@ def _plain_passes() -> list[Any]:
     return [
         tirx.transform.FlattenBuffer(),
         tirx.transform.BF16ComputeLegalize(),
-        tirx.transform.NarrowDataType(32),
         tirx.transform.VectorizeLoop(True),
         tirx.transform.UnrollLoop(),
         tirx.transform.StmtSimplify(),

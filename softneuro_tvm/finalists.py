@@ -16,7 +16,7 @@ from dataclasses import asdict, replace
 
 import numpy as np
 
-from softneuro_tvm.builder import build
+from softneuro_tvm.builder import Packed, build
 from softneuro_tvm.device import Device
 from softneuro_tvm.errors import SelectionError
 from softneuro_tvm.graph import Graph
@@ -101,7 +101,8 @@ def time_plans(
     if len(known) < len(plans):
         if locked or not _fit_in_memory(graph, len(plans)):
             return []
-        modules = [build(graph, plan, each) for plan, each in pairs]
+        packed: Packed = {}
+        modules = [build(graph, plan, each, packed=packed) for plan, each in pairs]
         taken = (time_networks or time_interleaved)(modules, sample_inputs(graph))
         for key, samples_s in zip(keys, taken, strict=True):
             known[key] = Measurement("ok", samples_s, 0.0)

@@ -89,9 +89,10 @@ def linker(machine: str | None = None) -> Callable[..., None]:
     _required(machine)
 
     def link(output: str, objects: Sequence[str], options: Sequence[str] | None = None) -> None:
-        found = (machine_of(path) for path in objects if str(path).endswith(".o"))
-        command = _required(next(filter(None, found), machine))
-        line = [*command, "-shared", "-fPIC", "-o", str(output), *objects, *(options or ())]
+        found = next(filter(None, (machine_of(path) for path in objects if str(path).endswith(".o"))), None)
+        line = [*_required(found or machine), "-shared", "-fPIC", "-o", str(output), *objects, *(options or ())]
+        if found:  # ELF; a build ID would be a hash of all weights
+            line.append("-Wl,--build-id=none")
         done = subprocess.run(line, capture_output=True, text=True, check=False)
         if "No space left" in done.stderr:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(output))

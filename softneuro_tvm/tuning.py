@@ -24,7 +24,7 @@ from softneuro_tvm.restrictions import Restrictions
 from softneuro_tvm.routine import Candidate
 from softneuro_tvm.selection import Limits, select
 from softneuro_tvm.selection.pareto import pareto
-from softneuro_tvm.tuner import Network, StoredConclusions, Tuner, TunerOptions, Tuning
+from softneuro_tvm.tuner import Network, StoredConclusions, Tuner, TunerOptions, Tuning, with_unmeasured
 
 FINALS_S = 10.0
 """Whole networks are timed if at least so many seconds of the budget are left."""
@@ -197,6 +197,7 @@ class TuneContext:
                 plan = self._refined(plan, network, results, device)
         except KeyboardInterrupt:
             summary["stopped"] = "interrupted"
+        plan = with_unmeasured(plan, network, results, tuned.tuning.bounds)
         return replace(plan, tuning=summary)
 
     def _refined(self, plan: Plan, network: Network, results: Mapping[Candidate, Measurement], device: Device) -> Plan:

@@ -1,10 +1,13 @@
-"""Checks and times one candidate, in a forked child that may crash or hang."""
+"""Checks and times candidates, in a forked child that may crash or hang."""
 
 from __future__ import annotations
 
+import math
 import mmap
 import os
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,11 +16,10 @@ import tvm_ffi
 
 from softneuro_tvm.formats import physical_shape, unpack
 from softneuro_tvm.measurement import Measurement
+from softneuro_tvm.memory import aligned
 from softneuro_tvm.profiler.messages import Measured, MeasureRequest
 from softneuro_tvm.profiler.sentinel import is_slow, run_sentinel, sentinel_arguments, steady
 from softneuro_tvm.profiler.timing import time_calls
-
-_ALIGNMENT = 64
 
 
 def relative_error(found: np.ndarray, expected: np.ndarray) -> float:
@@ -26,16 +28,19 @@ def relative_error(found: np.ndarray, expected: np.ndarray) -> float:
     8-bit integers are quantised numbers: they are compared with the largest one of their type, so that one step weighs
     the same whatever the sample's outputs are.
     """
-    y, reference = found.astype(np.float64), expected.astype(np.float64)
-    finite = np.isfinite(reference)
-    if not np.array_equal(np.isfinite(y), finite):
-        return float("inf")
-    if not finite.any():
+    with np.errstate(invalid="ignore"):
+        off = np.subtract(found, expected, dtype=np.float64)
+    if not np.isfinite(np.abs(off, out=off).max(initial=0.0)):
+        finite = np.isfinite(expected)
+        if not np.array_equal(np.isfinite(found), finite):
+            return float("inf")
+        off, expected = off[finite], expected[finite]
+    if not off.size:
         return 0.0
-    largest = np.abs(reference[finite]).max()
+    largest = max(float(expected.max()), -float(expected.min()), 1e-30)
     if found.dtype in (np.int8, np.uint8):
         largest = max(largest, np.iinfo(found.dtype).max)
-    return float(np.abs(y[finite] - reference[finite]).max() / max(1e-30, largest))
+    return float(off.max() / largest)
 
 
 def _tensor(path: str) -> Any:
@@ -43,15 +48,34 @@ def _tensor(path: str) -> Any:
     return tvm.runtime.tensor(np.load(path, mmap_mode="r"))
 
 
-def _copies(tensors: Sequence[Any], count: int) -> list[tuple[Any, ...]]:
-    """Copies of tensors, in huge pages: touching so many small ones would take longer than the measurement."""
+class _Pool:
+    """Memory for copies of weights, in huge pages: touching it anew for each candidate would take longer than timing.
+
+    Args:
+        size_bytes: That it has at first; it grows where that is too little.
+    """
+
+    def __init__(self, size_bytes: int = 0) -> None:
+        self._wanted_bytes, self._size_bytes = size_bytes, 0
+        self._memory: mmap.mmap | None = None
+
+    def memory(self, size_bytes: int) -> Any:
+        """A buffer of at least so many bytes; whoever asks next gets the same."""
+        if size_bytes > self._size_bytes:
+            self._size_bytes = max(size_bytes, self._wanted_bytes)
+            self._memory = mmap.mmap(-1, self._size_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+            if hasattr(mmap, "MADV_HUGEPAGE"):
+                self._memory.madvise(mmap.MADV_HUGEPAGE)
+        return self._memory
+
+
+def _copies(tensors: Sequence[Any], count: int, pool: _Pool) -> list[tuple[Any, ...]]:
+    """Copies of tensors."""
     arrays = [tensor.numpy() for tensor in tensors]
-    sizes = [-(-array.nbytes // _ALIGNMENT) * _ALIGNMENT for array in arrays]
+    sizes = [aligned(array.nbytes) for array in arrays]
     if not (total := count * sum(sizes)):
         return [tuple(tensors)] * count
-    memory = mmap.mmap(-1, total, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    if hasattr(mmap, "MADV_HUGEPAGE"):
-        memory.madvise(mmap.MADV_HUGEPAGE)
+    memory = pool.memory(total)
     copies, offset = [], 0
     for _ in range(count):
         copy = []
@@ -88,15 +112,51 @@ def check(request: MeasureRequest, outputs: Sequence[Any]) -> tuple[float, str]:
             return float("inf"), f"output {position} is {found.dtype}{list(found.shape)}, not {wanted}"
         if request.references:
             expected = np.load(request.references[position], mmap_mode="r")
-            if found.dtype.kind == "f" and np.isfinite(expected).all() and not np.isfinite(found).all():
-                return float("inf"), f"output {position} holds values that are not finite, or were never written"
-            worst = max(worst, relative_error(unpack(found, written_as.layout, tensor.shape), expected))
+            error = relative_error(unpack(found, written_as.layout, tensor.shape), expected)
+            if np.isinf(error) and found.dtype.kind == "f" and np.isfinite(expected).all():
+                return error, f"output {position} holds values that are not finite, or were never written"
+            worst = max(worst, error)
     bound = request.compiled.error_bound
     return worst, f"its relative error {worst:.2e} exceeds its bound {bound:.2e}" if worst > bound else ""
 
 
-def measure(request: MeasureRequest) -> Measured:
-    """Runs, checks and times a candidate; samples that were taken while the machine was slow are discarded."""
+def measure_each(requests: Sequence[MeasureRequest], deadline_s: float = math.inf) -> Iterator[Measured]:
+    """Runs, checks and times candidates one after the other.
+
+    What a faulty candidate does to the process may make those after it fail: then they should be measured by
+    themselves.
+
+    Args:
+        requests: What to measure.
+        deadline_s: By `time.monotonic`: after the first candidate, none is begun later.
+
+    Yields:
+        What each comes to, in order.
+    """
+    pool = _Pool(max(request.copies * request.compiled.weight_bytes for request in requests))
+    best_s: dict[Any, float] = {}
+    lost_s = 0.0
+    for number, request in enumerate(requests):
+        if number and time.monotonic() > deadline_s:
+            return
+        ports = (request.inputs, request.outputs)
+        left_s = max(0.0, request.sentinel.patience_s - lost_s)
+        found = _measure(
+            replace(
+                request,
+                best_s=min(request.best_s, best_s.get(ports, math.inf)),
+                sentinel=replace(request.sentinel, patience_s=min(request.options.patience_s, left_s)),
+            ),
+            pool,
+        )
+        lost_s += found.lost_s
+        if found.measurement.ok:
+            best_s[ports] = min(found.measurement.median_s, best_s.get(ports, math.inf))
+        yield found
+
+
+def _measure(request: MeasureRequest, pool: _Pool) -> Measured:
+    """Measures a candidate; samples that were taken while the machine was slow are discarded."""
     os.environ["TVM_NUM_THREADS"] = str(request.threads)  # read when the first parallel loop runs in this process
     library = tvm.runtime.load_module(request.compiled.library)
     inputs = tuple(map(_tensor, request.inputs))
@@ -113,7 +173,7 @@ def measure(request: MeasureRequest) -> Measured:
     error, wrong = check(request, results)
     if wrong:
         return Measured(Measurement("wrong", (), error, wrong))
-    copies = [weights, *_copies(weights, request.copies - 1)]
+    copies = [weights, *_copies(weights, request.copies - 1, pool)]
     arguments = [(*inputs, *copy, *trailing) for copy in copies]
     empty = tvm_ffi.get_global_func("testing.nop")
     sentinel = request.sentinel

@@ -84,7 +84,7 @@ class _Measuring:
 
     def send(self, request: MeasureRequest) -> None:
         """Sends what the board has not got yet: what takes how long depends on the line, not on the candidate."""
-        if self.folder != (folder := str(Path(request.compiled.library).parent)):
+        if self.folder != (folder := str(Path(request.inputs[0]).parent) if request.inputs else ""):
             self.folder = folder  # the next workload's, with arrays of its own
             self.session.forget_tensors()
         for path in (request.compiled.library, self.tools_path):
@@ -107,7 +107,7 @@ class _Measuring:
             lambda: time_blocks(evaluate, request.best_s, request.options),
             lambda: self._sentinel_s(request),
             self.speed.usual_s,
-            min(request.sentinel.patience_s, request.options.total_patience_s - self.speed.lost_s),
+            min(request.options.patience_s, max(0.0, request.options.total_patience_s - self.speed.lost_s)),
         )
         slowdown = sentinel_s / self.speed.usual_s if is_slow(sentinel_s, self.speed.usual_s) else 1.0
         self.speed.seconds.append(sentinel_s)

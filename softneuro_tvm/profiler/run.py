@@ -90,6 +90,11 @@ class Profiler:
         self.results |= {candidate: known[key] for candidate, key in keys.items() if key in known}
         self.keys |= keys
 
+    def start(self) -> None:
+        """Starts what will measure: it gets ready while the caller does other work."""
+        if self._workers is None:
+            self._workers = self._stack.enter_context(Workers())
+
     def measure(self, candidates: Iterable[Candidate], deadline_s: float = math.inf) -> None:
         """Measures candidates that were looked up, known or not, and adds the results to `results`.
 
@@ -103,8 +108,9 @@ class Profiler:
         """
         if self._session is None:
             device = replace(self.device, target=dict(self.device.target))
-            own = self._workers or self._stack.enter_context(Workers())
-            workers = ClusterWorkers(own, self._cluster) if self._cluster else own
+            self.start()
+            assert self._workers is not None
+            workers = ClusterWorkers(self._workers, self._cluster) if self._cluster else self._workers
             self._session = Session(
                 device,
                 self.store,

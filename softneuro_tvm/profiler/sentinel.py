@@ -67,7 +67,7 @@ class Sentinel:
         library: Path.
         device: For its arguments.
         usual_s: Seconds of one run on the undisturbed machine; 0 while that is not known.
-        patience_s: How long to wait for a machine that is slower than usual.
+        patience_s: How long may be waited for a machine that is slower than usual.
     """
 
     library: str

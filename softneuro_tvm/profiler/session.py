@@ -30,7 +30,9 @@ from softneuro_tvm.registry import layer_kind
 from softneuro_tvm.routine import Candidate
 
 _LIBRARY_CANDIDATES = 4
-"""Candidates compiled by one task: enough to share its cost, few enough to keep all cores busy."""
+"""Candidates compiled by one task, at most: they share its cost."""
+_PROCESS_CANDIDATES = 8
+"""Candidates measured by one process: they share its beginning and its end, which take as long as timing one."""
 _KEPT_BYTES = 1 << 30
 """Sample data that are kept for later batches, roughly."""
 OF_VIEWS = Measurement("ok", (0.0,), 0.0, "a view: nothing runs")
@@ -58,6 +60,10 @@ class Job:
         return 3 * sum(t.size_bytes for t in tensors) + 4 * sum(t.size_bytes for _, t in self.workload.weights)
 
 
+_Ready = tuple[Job, Candidate, Compiled]
+"""A candidate that is ready to be measured."""
+
+
 @dataclass(frozen=True, eq=False)
 class _Task:
     """Work for the fork server, and what to do with its outcome; that may call for more work."""
@@ -83,6 +89,7 @@ class Session:
         libraries: Changed: what compiling yielded, for candidates whose workload's sample data are kept.
         prepared: Changed: workloads whose sample data are kept, with their sizes in bytes, those used last at the end.
         count: Changed: candidates measured.
+        linked: Changed: libraries with compiled candidates.
         speed: Changed: how fast the machine was.
         boards: Measure instead of this machine.
     """
@@ -98,6 +105,7 @@ class Session:
     libraries: dict[Candidate, Compiled | Measurement] = field(default_factory=dict)
     prepared: dict[Workload, int] = field(default_factory=dict)
     count: int = 0
+    linked: int = 0
     speed: MachineSpeed = field(default_factory=MachineSpeed)
     boards: Boards | None = None
 
@@ -118,14 +126,12 @@ class Session:
             if not self._sentinel.exists():
                 self._parallel([self._sentinel_task()], math.inf)
             self._parallel((self._prepare_task(job) for job in jobs if not self._is_prepared(job)), deadline_s)
-            compiling = (task for job in jobs for task in self._compile_tasks(job))
-            self._parallel(compiling, deadline_s, self.workers.compiling)
+            self._parallel(self._compile_tasks(jobs), deadline_s, self.workers.compiling)
         if self.boards is not None:
             self._measure_there(self.boards, jobs, deadline_s)
         else:
             with machine_lock():
-                for job in jobs:
-                    self._measure_all(job, deadline_s)
+                self._measure_here(jobs, deadline_s)
         for job in jobs:
             if job.workload in self.prepared:
                 self.prepared[job.workload] = self.prepared.pop(job.workload)
@@ -172,8 +178,7 @@ class Session:
 
     @property
     def _patience_s(self) -> float:
-        left_s = self.options.total_patience_s - self.speed.lost_s
-        return max(0.0, min(self.options.patience_s, left_s))
+        return max(0.0, self.options.total_patience_s - self.speed.lost_s)
 
     @property
     def _sentinel(self) -> Path:
@@ -210,70 +215,113 @@ class Session:
         ports = dict.fromkeys(port for c in candidates for port in enumerate(c.variant.inputs))
         return _Task("prepare", (job.workload, tuple(ports), self._folder(job.workload)), handle)
 
-    def _compile_tasks(self, job: Job) -> Iterator[_Task]:
-        """Several candidates a task."""
-        waiting = [candidate for candidate in job.candidates if candidate not in job.compiled]
-        known = sum(candidate.workload == job.workload for candidate in self.libraries)
-        step = _LIBRARY_CANDIDATES if self.boards is None else SESSION_CANDIDATES
-        for start in range(0, len(waiting), step):
-            yield from self._compile_task(job, waiting[start : start + step], f"lib{known + start}")
+    def _compile_tasks(self, jobs: Sequence[Job]) -> Iterator[_Task]:
+        """Several candidates a task; fewer and fewer, so that all cores end at about the same time."""
+        waiting = [(job, candidate) for job in jobs for candidate in job.candidates if candidate not in job.compiled]
+        most = _LIBRARY_CANDIDATES if self.boards is None else SESSION_CANDIDATES
+        while waiting:
+            count = min(most, -(-len(waiting) // (2 * self.workers.compiling)))
+            yield from self._compile_task(waiting[:count])
+            del waiting[:count]
 
-    def _compile_task(self, job: Job, group: Sequence[Candidate], name: str) -> Sequence[_Task]:
+    def _compile_task(self, group: Sequence[tuple[Job, Candidate]]) -> Sequence[_Task]:
         """One task; if it takes its process down, its candidates are compiled again one at a time."""
-        pickled = dict[Candidate, bytes]()
-        for candidate in group:
+        sent, pickled = list[tuple[Job, Candidate]](), list[bytes]()
+        for job, candidate in group:
             try:
-                pickled[candidate] = pickle.dumps(candidate)
+                pickled.append(pickle.dumps(candidate))
+                sent.append((job, candidate))
             except (pickle.PicklingError, AttributeError, TypeError) as error:
                 message = f"cannot be sent to another process: {error}; define its routine at the top of a module"
                 self._compiled(job, candidate, Measurement("error", message=message))
 
         def handle(outcome: Outcome) -> Sequence[_Task]:
             if outcome.value is not None:
-                for candidate, compiled in zip(pickled, pickle.loads(outcome.value), strict=True):
+                for (job, candidate), compiled in zip(sent, pickle.loads(outcome.value), strict=True):
                     self._compiled(job, candidate, _settled(compiled))
-            elif len(pickled) > 1:
-                singly = enumerate(pickled)
-                return [task for i, c in singly for task in self._compile_task(job, [c], f"{name}-single{i}")]
+            elif len(sent) > 1:
+                return [task for item in sent for task in self._compile_task([item])]
             else:
                 status: Status = "timeout" if outcome.status == "timeout" else "error"
-                for candidate in pickled:
+                for job, candidate in sent:
                     self._compiled(job, candidate, Measurement(status, message=f"compiling it {outcome.message}"))
             return ()
 
-        elsewhere = self.boards is not None
-        arguments = (list(pickled.values()), self.device, self._folder(job.workload), name, None, elsewhere)
-        return [_Task("compile_batch", arguments, handle)] if pickled else []
+        if not sent:
+            return []
+        self.linked += 1
+        folders = [self._folder(job.workload) for job, _ in sent]
+        library = str(self.workers.folder / "libraries" / f"{self.linked}.so")
+        arguments = (pickled, self.device, folders, library, None, self.boards is not None)
+        return [_Task("compile_batch", arguments, handle)]
 
     def _compiled(self, job: Job, candidate: Candidate, found: Compiled | Measurement) -> None:
         job.compiled[candidate] = found
         self.observer.compiled(candidate)
 
-    def _measure_all(self, job: Job, deadline_s: float) -> None:
-        """Measures a workload's candidates close together, and stores each result at once."""
-        best_s = self._best_s(job.workload)
-        for candidate in job.candidates:
-            if candidate not in job.compiled or time.monotonic() > deadline_s:
+    def _measure_here(self, jobs: Sequence[Job], deadline_s: float) -> None:
+        """Measures candidates in one process at a time, and stores each result at once."""
+        waiting: list[_Ready] = []
+        for job in jobs:
+            for candidate in job.candidates:
+                found = job.compiled.get(candidate)
+                if isinstance(found, Compiled):
+                    waiting.append((job, candidate, found))
+                elif found is not None and time.monotonic() <= deadline_s:
+                    self._measured(candidate, found)
+        size = _PROCESS_CANDIDATES
+        groups = deque[Sequence[_Ready]](waiting[start : start + size] for start in range(0, len(waiting), size))
+        while groups and time.monotonic() <= deadline_s:
+            groups.extendleft(reversed(self._measure_group(groups.popleft(), deadline_s)))
+
+    def _measure_group(self, group: Sequence[_Ready], deadline_s: float) -> list[Sequence[_Ready]]:
+        """Measures candidates in one process.
+
+        Returns:
+            Groups to measure in other processes: those that failed where others had run before, and those that were not
+            reached when the process died.
+        """
+        best = {job.workload: self._best_s(job.workload) for job, _, _ in group}
+        requests = [
+            self._request(job, candidate, compiled, best[job.workload].get(_ports(candidate), math.inf))
+            for job, candidate, compiled in group
+        ]
+        number = self._submit("measure_each", (requests, deadline_s), self.options.timeout_s)
+        again: list[Sequence[_Ready]] = []
+        done = 0
+        while (outcome := self._outcome()).number != number or outcome.status == "part":
+            if outcome.number != number or outcome.value is None:  # as in _parallel
                 continue
-            found = job.compiled[candidate]
-            if isinstance(found, Compiled):
-                found = self._measure(job, candidate, found, best_s.get(_ports(candidate), math.inf))
-            if found.ok:
-                _improve(best_s, candidate, found)
-            self._measured(candidate, found)
+            found = pickle.loads(outcome.value)
+            assert isinstance(found, Measured)
+            if found.sentinel_s:
+                self.speed.seconds.append(found.sentinel_s)
+                self.speed.lost_s += found.lost_s
+            if found.measurement.ok or not done:
+                self._measured(group[done][1], found.measurement)
+            else:
+                again.append(group[done : done + 1])
+            done += 1
+        if outcome.status == "ok" or done == len(group):
+            return again
+        if done:
+            again.append(group[done : done + 1])
+        else:
+            status: Status = outcome.status if outcome.status in ("crash", "timeout") else "error"
+            self._measured(group[0][1], Measurement(status, message=outcome.message))
+        return [*again, group[done + 1 :]] if group[done + 1 :] else again
 
     def _measure_there(self, boards: Boards, jobs: Sequence[Job], deadline_s: float) -> None:
         """Has candidates measured on boards, and stores each result at once."""
         candidates, requests = [], []
         for job in jobs:
             best_s = self._best_s(job.workload)
-            for candidate, found in job.compiled.items():
-                if candidate not in job.candidates:
-                    continue
+            for candidate in job.candidates:
+                found = job.compiled.get(candidate)
                 if isinstance(found, Compiled):
                     candidates.append(candidate)
                     requests.append(self._request(job, candidate, found, best_s.get(_ports(candidate), math.inf)))
-                elif time.monotonic() <= deadline_s:
+                elif found is not None and time.monotonic() <= deadline_s:
                     self._measured(candidate, found)
         for result in boards.measure(requests, str(self._sentinel), deadline_s):
             found = replace(result.measured.measurement, board=result.board)
@@ -316,22 +364,6 @@ class Session:
             options=self.options,
             sentinel=Sentinel(str(self._sentinel), self.device, self.speed.usual_s, self._patience_s),
         )
-
-    def _measure(self, job: Job, candidate: Candidate, compiled: Compiled, best_s: float) -> Measurement:
-        request = self._request(job, candidate, compiled, best_s)
-        number = self._submit("measure", (request,), self.options.timeout_s)
-        outcome = self._outcome()
-        while outcome.number != number:  # as in _parallel
-            outcome = self._outcome()
-        if outcome.value is not None:
-            found = pickle.loads(outcome.value)
-            assert isinstance(found, Measured)
-            if found.sentinel_s:
-                self.speed.seconds.append(found.sentinel_s)
-                self.speed.lost_s += found.lost_s
-            return found.measurement
-        status: Status = outcome.status if outcome.status in ("crash", "timeout") else "error"
-        return Measurement(status, message=outcome.message)
 
 
 def _ports(candidate: Candidate) -> Any:

@@ -19,7 +19,7 @@ from softneuro_tvm.linking import linker
 from softneuro_tvm.object_cache import ObjectCache
 from softneuro_tvm.profiler.files import input_file, reference_file, weight_file
 from softneuro_tvm.profiler.generating import Argument, Generated, generate, generate_pickled, toolchain
-from softneuro_tvm.profiler.measuring import measure
+from softneuro_tvm.profiler.measuring import measure_each
 from softneuro_tvm.profiler.measuring_there import measure_on_board
 from softneuro_tvm.profiler.messages import Compiled
 from softneuro_tvm.profiler.sentinel import SENTINEL_STEPS, multiply_adds
@@ -34,7 +34,7 @@ __all__ = [
     "compile_sentinel",
     "examine",
     "generate_pickled",
-    "measure",
+    "measure_each",
     "measure_on_board",
     "prepare",
     "probe",
@@ -104,19 +104,19 @@ def _save_weights(arrays: Sequence[np.ndarray], folder: Path) -> tuple[str, ...]
 def compile_batch(
     pickled: Sequence[bytes],
     device: Device,
-    folder: str,
-    name: str,
+    folders: Sequence[str],
+    library: str,
     objects: str | None = None,
     elsewhere: bool = False,
     generated: Sequence[bytes] | None = None,
 ) -> list[Compiled]:
-    """Generates candidates of one workload, compiles those that the object cache lacks, and links them into libraries.
+    """Generates candidates, compiles those that the object cache lacks, and links them into a library.
 
     Args:
         pickled: The candidates.
         device: What is compiled for.
-        folder: Where the workload was prepared.
-        name: Unique name for the library that holds all kernels.
+        folders: Where the workload of each candidate was prepared.
+        library: Path of the library to write, ending in ``.so``: it holds all kernels.
         objects: Folder of the object cache, see `ObjectCache`.
         elsewhere: Whether the kernels are measured on a board: then the libraries hold `rotation` functions, too.
         generated: Pickled `Generated` of each candidate, from another machine; the object cache keeps the objects.
@@ -126,12 +126,13 @@ def compile_batch(
 
     Raises:
         BuildError: there is no linker.
-        OSError: the folder cannot be written.
+        OSError: a folder cannot be written.
     """
     link = linker(device.machine)
-    cache, shared = ObjectCache(objects), Path(folder) / f"{name}.so"
+    cache, path = ObjectCache(objects), Path(library)
+    path.parent.mkdir(exist_ok=True)
     results: list[Compiled] = []
-    files: dict[str, str] = {}
+    files: dict[str, Path] = {}
     for index, data in enumerate(pickled):
         try:
             candidate: Candidate = pickle.loads(data)
@@ -139,35 +140,38 @@ def compile_batch(
             if made.form in ("view", "failed"):
                 results.append(Compiled(made.form, message=made.message))
                 continue
-            packed = _pack(candidate, Path(folder))
+            packed = _pack(candidate, Path(folders[index]))
             bound = candidate.routine.error_bound(candidate.workload, candidate.variant)
-            common = (_save_weights(packed, Path(folder)), sum(array.nbytes for array in packed), bound)
+            size_bytes = sum(array.nbytes for array in packed)
+            common = (_save_weights(packed, Path(folders[index])), size_bytes, bound)
             if made.form == "kernel":
                 _check_arguments(candidate, made.arguments, packed)
                 for symbol, (key, code) in made.objects.items():
                     if generated:
                         cache.put(key, code)
-                    files[symbol] = _write_object(code, Path(folder) / f"{symbol}.o")
-                results.append(Compiled("kernel", str(shared), made.symbol, *common))
+                    files[symbol] = _write_object(code, path.with_name(f"{path.stem}-{symbol}.o"))
+                results.append(Compiled("kernel", str(path), made.symbol, *common))
             else:
                 module = made.module or candidate.routine.emit(candidate.workload, candidate.variant, device)
-                library = Path(folder) / f"{name}-{index}.so"
-                codegen.compile_relax(module, device.target, library)
-                results.append(Compiled("relax", str(library), "main", *common))
+                own = path.with_name(f"{path.stem}-{index}.so")
+                codegen.compile_relax(module, device.target, own)
+                results.append(Compiled("relax", str(own), "main", *common))
         except OSError:
             raise
         except Exception as error:  # whatever a routine or TVM raises is its candidate's result
             results.append(Compiled("failed", message=Generated.failure(error).message))
     if files:
-        partial = shared.with_name(f"{name}.{os.getpid()}.so")
-        link(str(partial), list(files.values()))
-        partial.replace(shared)
+        partial = path.with_name(f"{path.stem}.{os.getpid()}.so")
+        link(str(partial), list(map(str, files.values())))
+        partial.replace(path)
+        for file in files.values():
+            file.unlink()
     return results
 
 
-def _write_object(data: bytes, path: Path) -> str:
+def _write_object(data: bytes, path: Path) -> Path:
     path.write_bytes(data)
-    return str(path)
+    return path
 
 
 def _check_arguments(candidate: Candidate, declared: Sequence[Argument], packed: Sequence[np.ndarray]) -> None:
@@ -204,5 +208,5 @@ def compile_sentinel(device: Device, path: str, elsewhere: bool = False) -> None
     functions += byte_functions() if elsewhere else []
     files = []
     for index, function in enumerate(functions):
-        files.append(_write_object(codegen.compile_object(function, device.target), Path(f"{path}.{index}.o")))
+        files.append(str(_write_object(codegen.compile_object(function, device.target), Path(f"{path}.{index}.o"))))
     linker(device.machine)(path, files)

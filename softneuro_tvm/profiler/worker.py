@@ -33,6 +33,8 @@ from softneuro_tvm.profiler.messages import Limit, Outcome, Task  # noqa: E402
 from softneuro_tvm.registry import layer_kinds, routines  # noqa: E402
 
 _LOG_TAIL = 800
+_GARBAGE_OBJECTS = 200_000
+"""Objects between two searches for garbage: a child ends soon, and searching takes a tenth of compiling's time."""
 _PR_SET_PDEATHSIG = 1
 _LENGTH = struct.Struct("<Q")
 
@@ -61,6 +63,7 @@ def _run(task: Task, pipe: int, log: IO[bytes], server: int) -> None:
         signal.setitimer(signal.ITIMER_REAL, task.timeout_s)  # the default action of SIGALRM ends the process
         for stream in (1, 2):
             os.dup2(log.fileno(), stream)
+        gc.set_threshold(_GARBAGE_OBJECTS)
         with open(pipe, "wb") as stream_out:
             try:
                 name, arguments = pickle.loads(task.call)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from softneuro_tvm.candidates import Candidates
@@ -139,9 +139,8 @@ def _layer(network: MeasuredNetwork, i: int, chosen: State, best_with: Table) ->
     for option in priced:
         plan_s, cost = best[option.identity]
         if (option.candidate, option.cover) != (chosen.candidate, chosen.cover):
-            name, text = option.candidate.routine.name, option.candidate.descriptor
-            if option.cover not in (None, chosen.cover):
-                text += f" covers {'+'.join(option.cover.parts)}"
+            covered = [each.parts if each else () for each in (option.cover, chosen.cover)]
+            name, text = option.candidate.routine.name, alternative_text(option.candidate.descriptor, *covered)
             spread = network.profile[option.candidate].spread
             others.append(Alternative(name, text, option.cost, plan_s + option.cost - cost, spread))
     layer = chosen.cover.layer if chosen.cover else last
@@ -162,6 +161,17 @@ def _layer(network: MeasuredNetwork, i: int, chosen: State, best_with: Table) ->
         layer.outputs,
         measured.error,
     )
+
+
+def alternative_text(descriptor: str, covered: Sequence[str], chosen: Sequence[str]) -> str:
+    """A candidate's descriptor, with the layers that it covers if these are not those that the chosen one covers.
+
+    Args:
+        descriptor: The candidate's.
+        covered: Names of the layers that it covers; none for an ordinary layer.
+        chosen: The same for the chosen candidate.
+    """
+    return f"{descriptor} covers {'+'.join(covered)}" if covered and covered != chosen else descriptor
 
 
 def _adapter(network: MeasuredNetwork, tensor: str, source: Format, target: Format) -> AdapterChoice:

@@ -4,6 +4,7 @@ from softneuro_tvm.tuner.conclusion import Conclusion, Conclusions, StoredConclu
 from softneuro_tvm.tuner.network import Network
 from softneuro_tvm.tuner.prediction import Predictor
 from softneuro_tvm.tuner.tuner import Tuner, TunerOptions, Tuning
+from softneuro_tvm.tuner.unmeasured import with_unmeasured
 
 __all__ = [
     "Conclusion",
@@ -14,4 +15,5 @@ __all__ = [
     "Tuner",
     "TunerOptions",
     "Tuning",
+    "with_unmeasured",
 ]

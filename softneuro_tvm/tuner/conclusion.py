@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal, Protocol, cast, get_args
+from typing import Literal, Protocol, get_args
 
 from softneuro_tvm.measurement import Measurement
 from softneuro_tvm.profiler import Key, Profiler
 from softneuro_tvm.profiler.keys import search_key
+from softneuro_tvm.routine import Candidate
 
 Stopped = Literal["proved", "settled", "slower", "budget", "interrupted"]
 """Why measuring ended: nothing unmeasured could change the plan; or is not likely to make it much faster; or no plan is
@@ -29,10 +31,12 @@ class Conclusion:
         stopped: Why.
         seconds: Of the best plan that was found, or, where all are slower than one known from elsewhere, what the best
             of them was expected to take.
+        bounds: Seconds that candidates without a measurement take at least, by the cost model.
     """
 
     stopped: Stopped
     seconds: float
+    bounds: Mapping[Candidate, float] = field(default_factory=dict)
 
 
 class Conclusions(Protocol):
@@ -60,18 +64,29 @@ class StoredConclusions:
     @cached_property
     def _key(self) -> Key:
         """Stands for the network and all that could compute it, sources and device included."""
-        digests = sorted(key.digest for key in self._profiler.keys.values())
+        digests = [self._profiler.keys[candidate].digest for candidate in self._candidates]
         search = hashlib.sha256(json.dumps([digests, self._asked], sort_keys=True).encode()).hexdigest()[:32]
         return search_key(self._graph, search, self._profiler.device)
+
+    @cached_property
+    def _candidates(self) -> list[Candidate]:
+        """All candidates in an order that does not depend on anything else."""
+        keys = self._profiler.keys
+        return sorted(keys, key=lambda candidate: keys[candidate].digest)
 
     def recall(self) -> Conclusion | None:
         """What was noted last; None if nothing was, or for other candidates."""
         found = self._profiler.store.get(self._key)
-        if found is None or found.message not in get_args(Stopped):
+        if found is None:
             return None
-        return Conclusion(cast(Stopped, found.message), found.median_s)
+        try:
+            stopped, bounds = json.loads(found.message)
+            known = {c: float(s) for c, s in zip(self._candidates, bounds, strict=True) if s is not None}
+        except (ValueError, TypeError):
+            return None  # of an older version
+        return Conclusion(stopped, found.median_s, known) if stopped in get_args(Stopped) else None
 
     def note(self, conclusion: Conclusion) -> None:
         """Remembers a conclusion, and forgets an earlier one."""
-        measurement = Measurement("ok", (conclusion.seconds,), 0.0, conclusion.stopped)
-        self._profiler.store.put(self._key, measurement)
+        message = json.dumps([conclusion.stopped, [conclusion.bounds.get(c) for c in self._candidates]])
+        self._profiler.store.put(self._key, Measurement("ok", (conclusion.seconds,), 0.0, message))

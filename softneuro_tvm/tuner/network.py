@@ -11,6 +11,7 @@ from typing import Protocol
 from softneuro_tvm.candidates import Candidates, adapter_workload, is_convertible
 from softneuro_tvm.formats import Format, TensorType
 from softneuro_tvm.graph import Graph
+from softneuro_tvm.layer_kind import Cover
 from softneuro_tvm.routine import Candidate
 from softneuro_tvm.selection.solver import marginals
 from softneuro_tvm.selection.states import NetworkProblem
@@ -101,6 +102,19 @@ class Network:
         Candidates without a finite price, and adapters, are left out.
         """
         best: dict[Candidate, float] = {}
+        for (_, option), plan_s in self.plans_with(problem, price).items():
+            best[option] = min(plan_s, best.get(option, math.inf))
+        return best
+
+    def plans_with(
+        self, problem: NetworkProblem, price: Price
+    ) -> dict[tuple[tuple[str, Cover | None], Candidate], float]:
+        """The same for each place at which a candidate may be used.
+
+        Returns:
+            Seconds by the name of the layer and the cover that ends with it (None for the layer itself), and candidate.
+        """
+        found: dict[tuple[tuple[str, Cover | None], Candidate], float] = {}
         tables = marginals(problem.pairwise)
         for i, layer in enumerate(self.graph.layers):
             states = problem.layer_states[i]
@@ -110,9 +124,8 @@ class Network:
                 for option in self.options[cover.layer.name if cover else layer.name]:
                     j = at.get((cover, option.variant.inputs, option.variant.outputs))
                     if j is not None and (cost := price(option)) < math.inf:
-                        plan_s = float(tables[i][j]) + cost - states[j].cost
-                        best[option] = min(plan_s, best.get(option, math.inf))
-        return best
+                        found[(layer.name, cover), option] = float(tables[i][j]) + cost - states[j].cost
+        return found
 
     def picks(self, problem: NetworkProblem, states: Sequence[int], price: Price) -> list[Candidate]:
         """The distinct candidates of a solution, adapters last."""

@@ -71,6 +71,7 @@ class Tuning:
         best_s: Predicted time of the best plan of timed candidates.
         bound_s: No plan is faster than this, by the cost model's lower bounds; 0 if the model was not asked. If all
             are slower than one known from elsewhere: what the best one was expected to take.
+        bounds: Seconds that candidates without a measurement take at least, as far as the cost model was asked.
     """
 
     candidates: int
@@ -82,6 +83,7 @@ class Tuning:
     stopped: Stopped
     best_s: float
     bound_s: float
+    bounds: Mapping[Candidate, float] = field(default_factory=dict)
 
     @property
     def summary(self) -> dict[str, Any]:
@@ -122,6 +124,7 @@ class Tuner:
     _model: Predictor | None = None
     _predictions: dict[Candidate, Predicted] | None = None
     _unlearnt: dict[Candidate, None] = field(default_factory=dict)
+    _bounds: dict[Candidate, float] = field(default_factory=dict)
 
     def run(self) -> Tuning:
         """Measures until the plan cannot change, or the time is over, or the user interrupts.
@@ -156,6 +159,7 @@ class Tuner:
             stopped=stopped,
             best_s=self.best_s,
             bound_s=self.bound_s if stopped == "slower" else min(self.bound_s, self.best_s),
+            bounds=self._unmeasured_bounds(),
         )
 
     def _recalled(self) -> Stopped | None:
@@ -163,6 +167,7 @@ class Tuner:
         known = self.conclusions.recall() if self.conclusions else None
         if known is None:
             return None
+        self._bounds = dict(known.bounds)
         if known.stopped == "slower":
             self.bound_s = known.seconds
             return known.stopped if known.seconds > self.limit_s else None
@@ -177,7 +182,8 @@ class Tuner:
         if stopped in ("proved", "settled") and not self._settle():
             stopped = "budget"
         if self.conclusions and stopped != "budget":
-            self.conclusions.note(Conclusion(stopped, self.bound_s if stopped == "slower" else self.best_s))
+            seconds = self.bound_s if stopped == "slower" else self.best_s
+            self.conclusions.note(Conclusion(stopped, seconds, self._unmeasured_bounds()))
         return stopped
 
     def _search(self) -> Stopped:
@@ -231,6 +237,10 @@ class Tuner:
         limit_s = self.best_s * (1 - self.options.gap)
         return sum(plan_s < limit_s for c, plan_s in best_with.items() if c in self.predictions)
 
+    def _unmeasured_bounds(self) -> dict[Candidate, float]:
+        """What the cost model said last of candidates that were not measured since."""
+        return {c: seconds for c, seconds in self._bounds.items() if c not in self.profiler.results}
+
     def _unmeasured(self) -> list[Candidate]:
         return [c for c in self.network.candidates.all() if c not in self.profiler.results]
 
@@ -239,12 +249,15 @@ class Tuner:
         """What the cost model, shown all measurements, says of the other candidates."""
         if self._predictions is None:
             self._predictions = self._predict()
+            self._bounds = {c: float(f"{p.low_s:.3g}") for c, p in self._predictions.items()}
         return self._predictions
 
     def _predict(self) -> dict[Candidate, Predicted]:
         if not (unknown := self._unmeasured()):
             return {}
         if self._model is None:
+            if not self.options.locked:
+                self.profiler.start()
             self._model = self.make_model()
         found = [(c, self.profiler.results.get(c)) for c in self._unlearnt]
         self._model.refine([(c, m.median_s) for c, m in found if m is not None and m.ok and m.median_s > 0])

@@ -121,7 +121,8 @@ def chosen(graph: Graph, plan: Any) -> list[Candidate]:
 
 def batch(candidates: Sequence[Candidate], device: Any, folder: Path, objects: Path) -> list[Any]:
     tasks.prepare(candidates[0].workload, [], str(folder))
-    return tasks.compile_batch([pickle.dumps(c) for c in candidates], device, str(folder), "lib", str(objects))
+    pickled, folders = [pickle.dumps(c) for c in candidates], [str(folder)] * len(candidates)
+    return tasks.compile_batch(pickled, device, folders, str(folder / "lib.so"), str(objects))
 
 
 def test_what_the_profiler_compiled_is_linked(tmp_path: Path, compiled: list[str]) -> None:

@@ -105,7 +105,7 @@ def test_weights_rotate_and_inputs_are_the_same(servers: Any, tmp_path: Path, re
 def test_calls_take_the_next_copy_of_the_weights(tmp_path: Path) -> None:
     host, (candidate,) = host_device(1), faulty.candidates(faulty.Plain)
     prepare(candidate.workload, list(enumerate(candidate.variant.inputs)), str(tmp_path))
-    (compiled,) = compile_batch([pickle.dumps(candidate)], host, str(tmp_path), "lib", elsewhere=True)
+    (compiled,) = compile_batch([pickle.dumps(candidate)], host, [str(tmp_path)], str(tmp_path / "lib.so"), None, True)
     compile_sentinel(host, str(tmp_path / "tools.so"), elsewhere=True)
     library = tvm.runtime.load_module(compiled.library)
     tools = tvm.runtime.load_module(str(tmp_path / "tools.so"))

@@ -39,6 +39,9 @@ class FakeProfiler:
     def measured(self) -> int:
         return len(self.requests)
 
+    def start(self) -> None:
+        pass
+
     def look_up(self, candidates: Iterable[Candidate]) -> None:
         self.looked_up |= set(candidates)
 

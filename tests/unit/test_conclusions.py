@@ -57,10 +57,14 @@ def tuned(memory: Memory, results: Mapping[Candidate, Any] | None = None, **chan
 def test_what_is_concluded_is_not_asked_again() -> None:
     memory = Memory()
     first, profiler = tuned(memory)
-    assert memory.known == Conclusion(first.stopped, first.best_s) and first.stopped in ("proved", "settled")
+    assert (
+        memory.known == Conclusion(first.stopped, first.best_s, first.bounds)
+        and first.bounds
+        and first.stopped in ("proved", "settled")
+    )
     again, second = tuned(memory, profiler.results, make_model=no_model)
     assert not second.requests
-    assert again.summary == first.summary and again.best_s == first.best_s
+    assert again.summary == first.summary and (again.best_s, again.bounds) == (first.best_s, first.bounds)
 
 
 def test_what_others_measured_meanwhile_changes_no_conclusion() -> None:
@@ -120,9 +124,10 @@ def test_conclusions_are_stored_by_all_they_depend_on(tmp_path: Path) -> None:
         own = StoredConclusions(profiler, "graph", [0.01])  # type: ignore[arg-type]
         assert own.recall() is None
         own.note(Conclusion("proved", 2.0))
-        own.note(Conclusion("settled", 1.5))
+        last = Conclusion("settled", 1.5, {some[0]: 1e-4, some[4]: 2.5e-6})
+        own.note(last)
         same = StoredConclusions(Looked(store, backwards), "graph", [0.01])  # type: ignore[arg-type]
-        assert own.recall() == same.recall() == Conclusion("settled", 1.5)
+        assert own.recall() == same.recall() == last
         fewer = {c: keys[c] for c in some[1:]}
         changed = {c: replace(key, source="other") for c, key in keys.items()}
         elsewhere = Looked(store, keys)

@@ -58,7 +58,7 @@ def test_a_rival_must_be_clearly_faster(case: tuple) -> None:
 def test_finals_are_remembered(case: tuple, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     network, results, plan = case
     monkeypatch.setattr(finalists, "_CLOSE", 10.0)
-    monkeypatch.setattr(finalists, "build", lambda graph, plan, device: identity(plan))
+    monkeypatch.setattr(finalists, "build", lambda graph, plan, device, packed: identity(plan))
     timed: list[list[str]] = []
 
     def time(modules: list[str], inputs: object) -> list[tuple[float, ...]]:
@@ -80,7 +80,7 @@ def test_only_times_taken_in_turns_are_compared(case: tuple, tmp_path: Path, mon
     network, _, plan = case
     plans = [replace(plan, device={**plan.device, "threads": threads}) for threads in (1, 2, 4)]
     built: list[int] = []
-    monkeypatch.setattr(finalists, "build", lambda graph, plan, device: built.append(device.threads))
+    monkeypatch.setattr(finalists, "build", lambda graph, plan, device, packed: built.append(device.threads))
     monkeypatch.setattr(finalists, "time_interleaved", lambda modules, inputs: [(1.0,) * 5] * len(modules))
     with ProfileStore(tmp_path / "store.sqlite") as store:
         for chosen in (plans[:2], plans[1:], plans[::2], plans[:2]):
