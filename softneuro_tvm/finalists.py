@@ -29,7 +29,7 @@ from softneuro_tvm.reference import sample_inputs
 from softneuro_tvm.routine import Candidate
 from softneuro_tvm.runtime import Module
 from softneuro_tvm.selection import select
-from softneuro_tvm.selection.solver import solve
+from softneuro_tvm.selection.solver import least_cost
 from softneuro_tvm.tuner import Network
 
 TimeNetworks = Callable[[Sequence[Module], Mapping[str, np.ndarray]], list[tuple[float, ...]]]
@@ -152,8 +152,8 @@ def rivals(network: Network, results: Mapping[Candidate, Measurement], device: D
                 allowed = network.allowed is None or network.allowed(name, candidate)
                 return allowed and candidate.routine.name != family
 
-            rival = select(network.graph, network.candidates, results, device, allowed=others)
-            found.setdefault(identity(rival), rival)
+            rival = select(network.graph, network.candidates, results, device, allowed=others, compare=False)
+            found.setdefault(identity(rival), replace(rival, comparison=plan.comparison))
     return list(found.values())[1:]
 
 
@@ -165,7 +165,7 @@ def _seconds_without(family: str, network: Network, results: Mapping[Candidate, 
         return math.inf if found is None or candidate.routine.name == family else found.median_s
 
     try:
-        return solve(network.problem(price).pairwise).cost
+        return least_cost(network.problem(price).pairwise)
     except SelectionError:
         return math.inf  # some layer needs this family
 

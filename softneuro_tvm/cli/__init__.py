@@ -7,6 +7,8 @@ import os
 # numpy reads it when it is imported; its threads would spin between the short products of packing
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
+import atexit
+import gc
 import logging
 import sys
 
@@ -58,6 +60,7 @@ INTERRUPTED = 130
 
 def main() -> None:
     """Runs the command line; an expected error prints one message and exits with 1."""
+    atexit.register(gc.freeze)  # the interpreter would look for garbage among all of TVM's objects before it ends
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr)
     try:
         app(standalone_mode=True)

@@ -64,7 +64,7 @@ if TYPE_CHECKING:
 _FAILURES = 5
 """Rejected candidates that are named on the screen; `explain --layer` and `--json` name all."""
 
-_TIMED_S = 1.0
+_TIMED_S = 0.5
 """So long the built network is timed, about."""
 _SAMPLE_S = 1e-3
 """A sample is at least as long, about."""

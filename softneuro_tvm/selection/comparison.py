@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 
@@ -11,7 +12,7 @@ from softneuro_tvm.errors import SelectionError
 from softneuro_tvm.routine import Candidate
 from softneuro_tvm.selection.beam import beam_search
 from softneuro_tvm.selection.pairwise import PairwiseProblem
-from softneuro_tvm.selection.solver import greedy, solve
+from softneuro_tvm.selection.solver import greedy, least_cost
 from softneuro_tvm.selection.states import NetworkProblem
 
 
@@ -28,10 +29,10 @@ def compare_strategies(problem: NetworkProblem) -> dict[str, float]:
     strategies: dict[str, Callable[[], float]] = {
         "greedy": lambda: greedy(single).cost,
         "beam": lambda: beam_search(problem.pairwise).cost,
-        "no_adapters": lambda: solve(problem.without_conversions()).cost,
+        "no_adapters": lambda: least_cost(problem.without_conversions()),
     }
     if any(state.cover for states in problem.layer_states for state in states):
-        strategies["no_covers"] = lambda: solve(single).cost
+        strategies["no_covers"] = lambda: least_cost(single)
     for layout in _layouts(problem):
         strategies[f"single_layout:{layout}"] = partial(_single_layout, problem, layout)
     found = {}
@@ -39,8 +40,8 @@ def compare_strategies(problem: NetworkProblem) -> dict[str, float]:
         try:
             found[name] = strategy()
         except SelectionError:
-            continue  # the strategy alone cannot carry the network
-    return found
+            continue
+    return {name: seconds for name, seconds in found.items() if seconds < math.inf}
 
 
 def _layouts(problem: NetworkProblem) -> list[str]:
@@ -56,13 +57,13 @@ def _layouts(problem: NetworkProblem) -> list[str]:
 
 
 def _single_layout(problem: NetworkProblem, layout: str) -> float:
-    """The best plan in which each layer that can stay in one layout does."""
+    """Seconds of the best plan in which each layer that can stay in one layout does; infinite if there is none."""
     unary = list(problem.pairwise.unary)
     for i, options in enumerate(problem.layer_states):
         stays = np.array([_stays_in(state.candidate, layout) for state in options])
         if any(stays[s] for s, state in enumerate(options) if state.cover is None):
             unary[i] = np.where(stays, unary[i], np.inf)
-    return solve(PairwiseProblem(tuple(unary), problem.pairwise.pairwise)).cost
+    return least_cost(PairwiseProblem(tuple(unary), problem.pairwise.pairwise))
 
 
 def _stays_in(candidate: Candidate, layout: str) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from softneuro_tvm.candidates import Candidates
 from softneuro_tvm.device import Device, to_json
@@ -29,6 +29,7 @@ def select(
     limits: Limits | None = None,
     allowed: Allowed | None = None,
     time_limit_s: float = TIME_LIMIT_S,
+    compare: bool = True,
 ) -> Plan:
     """Chooses a routine for each layer and the adapters between them so that the network is fastest.
 
@@ -42,12 +43,14 @@ def select(
         limits: What the plan must keep.
         allowed: Leaves out more candidates: called with the name of a layer, or of a cover's composite.
         time_limit_s: For the search under limits; then the best plan found comes with its bound.
+        compare: Whether the plan says what other strategies would reach.
 
     Raises:
         SelectionError: a layer for which nothing worked or nothing is allowed; or no plan keeps the limits.
     """
     network = MeasuredNetwork(graph, candidates, profile, device, allowed)
-    return make_plan(network, choose(network, limits or Limits(), time_limit_s), limits or Limits())
+    plan = make_plan(network, choose(network, limits or Limits(), time_limit_s), limits or Limits())
+    return replace(plan, comparison=compare_strategies(network.problem)) if compare else plan
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,7 +93,7 @@ def choose(network: MeasuredNetwork, limits: Limits, time_limit_s: float = TIME_
 
 
 def make_plan(network: MeasuredNetwork, choice: Choice, limits: Limits) -> Plan:
-    """The plan of a choice."""
+    """The plan of a choice, without a comparison with other strategies."""
     graph, problem = network.graph, network.problem
     best_with = marginals(problem.pairwise)
     return Plan(
@@ -106,7 +109,6 @@ def make_plan(network: MeasuredNetwork, choice: Choice, limits: Limits) -> Plan:
         predicted_s=choice.cost_s,
         lower_bound_s=choice.lower_s,
         method=choice.method,
-        comparison=compare_strategies(problem),
         resources=choice.resources,
         limits=limits.given,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 
@@ -48,6 +49,12 @@ def solve(
         f"found no allowed combination of states of {len(problem.unary)} variables within {time_limit_s} s; "
         "raise the time limit or the table limit"
     )
+
+
+def least_cost(problem: PairwiseProblem) -> float:
+    """Cost of the best state vector; infinite if none is feasible, or if none was found in time."""
+    search = _run(problem)
+    return math.inf if search.solution is None else search.solution.cost
 
 
 def marginals(

@@ -23,7 +23,7 @@ from softneuro_tvm.graph import Workload
 from softneuro_tvm.measurement import Measurement
 from softneuro_tvm.profiler import Profiler
 from softneuro_tvm.routine import Candidate
-from softneuro_tvm.selection.solver import solve
+from softneuro_tvm.selection.solver import least_cost, solve
 from softneuro_tvm.tuner.conclusion import Conclusion, Conclusions, Stopped
 from softneuro_tvm.tuner.network import Network, Price
 from softneuro_tvm.tuner.prediction import Predicted, Predictor, drawn_s
@@ -267,7 +267,7 @@ class Tuner:
     def _best(self) -> float:
         """Seconds of the best plan of timed candidates; infinite if there is none."""
         try:
-            self.best_s = solve(self.network.problem(self._timed).pairwise).cost
+            self.best_s = least_cost(self.network.problem(self._timed).pairwise)
         except SelectionError:
             self.best_s = math.inf
         return self.best_s
