@@ -72,6 +72,7 @@ def compare_ways(source: str, threads: int, ways: list[Way], rounds: int) -> lis
         results = compare(sources, sample_inputs(model.graph), threads=threads, rounds=rounds, progress=lambda _: None)
     for row, result in zip(found, results, strict=True):
         row |= {"model": source, "threads": threads, "median_s": result.median_s, "min_s": result.min_s}
+        row["times"] = result.times(results[0])
         del row["library"]
     return found
 
@@ -80,7 +81,6 @@ def show(rows: Sequence[Mapping[str, Any]]) -> None:
     """Prints the table."""
     cells = []
     for row in rows:
-        first = next(r for r in rows if (r["model"], r["threads"]) == (row["model"], row["threads"]))
         cells.append(
             [
                 f"{row['model']} {row['threads']}",
@@ -90,11 +90,13 @@ def show(rows: Sequence[Mapping[str, Any]]) -> None:
                 f"{row['measured']} of {row['candidates']}",
                 milliseconds(row["predicted_s"]),
                 milliseconds(row["median_s"]),
-                f"{row['median_s'] / first['median_s']:.3f}",
+                milliseconds(row["min_s"]),
+                f"{row['times']:.3f}",
             ]
         )
     columns = [("model, threads", "left"), ("", "left"), ("tuning s", "right"), ("again s", "right")]
-    columns += [("measured", "right"), ("predicted ms", "right"), ("median ms", "right"), ("ratio", "right")]
+    columns += [("measured", "right"), ("predicted ms", "right"), ("median ms", "right"), ("fastest", "right")]
+    columns += [("ratio", "right")]
     Console(width=None if sys.stdout.isatty() else 120).print(table("active against exhaustive", columns, cells))
 
 
@@ -106,7 +108,7 @@ def main() -> None:
     )
     parser.add_argument("--threads", default="2", help="thread counts (default %(default)s)")
     parser.add_argument("--budget", action="append", default=[], help="also with this budget, e.g. 20s; repeatable")
-    parser.add_argument("--rounds", type=int, default=12, help="turns of each network (default %(default)s)")
+    parser.add_argument("--rounds", type=int, default=40, help="turns of each network (default %(default)s)")
     parser.add_argument("--json", help="file to write results to; - prints them instead of the table")
     options = parser.parse_args()
     ways = [Way("exhaustive", TuneOptions(exhaustive=True)), Way("active", TuneOptions())]

@@ -33,12 +33,14 @@ class EngineResult:
     Args:
         engine: Its name.
         samples_s: Seconds of single runs, over all rounds.
+        turns_s: Median of the runs of each turn.
         error: max|y - reference| / max|reference| against the first engine that computes the reference.
         message: Why it could not run, if it could not.
     """
 
     engine: str
     samples_s: list[float] = field(default_factory=list)
+    turns_s: list[float] = field(default_factory=list)
     error: float | None = None
     message: str = ""
 
@@ -51,6 +53,14 @@ class EngineResult:
     def min_s(self) -> float:
         """Fastest sample; infinite without any."""
         return min(self.samples_s, default=float("inf"))
+
+    def times(self, other: EngineResult) -> float:
+        """How many times as long as another engine it took: the median over turns, in which both saw the same machine.
+
+        Args:
+            other: Of the same comparison.
+        """
+        return statistics.median(a / b for a, b in zip(self.turns_s, other.turns_s, strict=False))
 
 
 class _Process:
@@ -157,7 +167,9 @@ def _take_turns(processes: list[_Process], rounds: int, progress: Callable[[str]
         for process in processes:
             slow = runs[process.result.engine] == 1 and len(process.result.samples_s) >= 3
             if not slow:  # an engine of a second or more has said enough after three runs
-                process.result.samples_s += process.ask(runs[process.result.engine])
+                taken = process.ask(runs[process.result.engine])
+                process.result.samples_s += taken
+                process.result.turns_s.append(statistics.median(taken))
 
 
 def _relative_error(found: list[np.ndarray], expected: list[np.ndarray]) -> float:
