@@ -26,7 +26,7 @@ from softneuro_tvm.selection import Limits, select
 from softneuro_tvm.selection.pareto import pareto
 from softneuro_tvm.tuner import Network, StoredConclusions, Tuner, TunerOptions, Tuning, with_unmeasured
 
-FINALS_S = 10.0
+FINALS_S = 6.0
 """Whole networks are timed if at least so many seconds of the budget are left."""
 _NEAR_RECORDS = 30
 """Records of each routine that correct the cost model before anything of the network is measured."""

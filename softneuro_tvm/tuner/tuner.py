@@ -29,6 +29,9 @@ from softneuro_tvm.tuner.network import Network, Price
 from softneuro_tvm.tuner.prediction import Predicted, Predictor, drawn_s
 from softneuro_tvm.tuner.settle import contested
 
+_DRIFT = 0.025
+"""A plan may have become slower by this share since a search ended, before it is searched for again."""
+
 
 @dataclass(frozen=True)
 class TunerOptions:
@@ -47,7 +50,7 @@ class TunerOptions:
     """
 
     gap: float = 0.005
-    gain: float = 0.025
+    gain: float = 0.01
     round_candidates: int = 12
     draws: int = 12
     confidence: float = 1.96
@@ -174,7 +177,7 @@ class Tuner:
         if self._best() == math.inf:  # where all else failed, there were routines of last resort
             self._missing(lambda c: self._timed(c) if c in self.profiler.results else 0.0)
         # other networks may have measured some of the candidates anew: the plan is what it is, it is not looked for
-        return known.stopped if self._best() <= known.seconds * (1 + self.options.gain) else None
+        return known.stopped if self._best() <= known.seconds * (1 + _DRIFT) else None
 
     def _concluded(self) -> Stopped:
         """Searches, and remembers how that ended."""

@@ -8,7 +8,7 @@ import pytest
 from softneuro_tvm.errors import SelectionError
 from softneuro_tvm.selection.beam import beam_search
 from softneuro_tvm.selection.pairwise import PairwiseProblem, Table
-from softneuro_tvm.selection.solver import conflict, greedy, marginals, solve
+from softneuro_tvm.selection.solver import conflict, greedy, least_cost, marginals, solve
 
 INF = np.inf
 
@@ -36,7 +36,7 @@ def test_a_slower_state_wins_when_it_saves_the_conversion() -> None:
     problem = problem_of([[1.0, 1.5], [2.0, 1.0]], {(0, 1): [[0.0, 5.0], [5.0, 0.0]]})
     solution = solve(problem)
     assert (solution.states, solution.cost, solution.lower_bound) == ((1, 1), 2.5, 2.5)
-    assert solution.method == "elimination"
+    assert solution.method == "elimination" and least_cost(problem) == 2.5
     assert (greedy(problem).states, greedy(problem).cost) == ((0, 1), 7.0)
     assert [m.tolist() for m in marginals(problem)] == [[3.0, 2.5], [3.0, 2.5]]
 
@@ -69,7 +69,7 @@ def test_components_are_solved_side_by_side() -> None:
 def test_infeasible_problems_name_the_variables_at_fault() -> None:
     equal, differ = [[0.0, INF], [INF, 0.0]], [[INF, 0.0], [0.0, INF]]
     problem = problem_of([[1.0, 1.0]] * 5, {(0, 1): equal, (1, 3): equal, (1, 2): equal, (0, 3): differ})
-    assert conflict(problem) == (0, 1, 3)
+    assert conflict(problem) == (0, 1, 3) and least_cost(problem) == INF
     with pytest.raises(SelectionError, match=r"variable\(s\) 0, 1, 3 cannot be satisfied together"):
         solve(problem)
     with pytest.raises(SelectionError, match="0, 1, 3"):
