@@ -19,4 +19,4 @@ DEVICE = load_device("cortex-a76", 1)
 @pytest.mark.parametrize("name", NAMES)
 def test_on_neon(name: str, arm_session: Any, tmp_path: Path) -> None:
     found = cases(name, layer_kind(registry.routine(name).kind), DEVICE, 1)
-    check(own_kernels(found, DEVICE), arm_session, tmp_path)
+    check(own_kernels(found, DEVICE), DEVICE, arm_session, tmp_path)

@@ -26,7 +26,7 @@ def test_widening_products(name: str, arm_session: Any, tmp_path: Path) -> None:
     found = list(cases(routine, layer_kind(routine.kind), Machine("cortex-a72", DEVICE, 2)))
     assert all(case.variant["dot"] == "smull" for case in found)
     kernels = [(case, case.routine.emit(case.workload, case.variant, DEVICE)) for case in found]
-    check(kernels, arm_session, tmp_path)
+    check(kernels, DEVICE, arm_session, tmp_path)
 
 
 def test_layout_casts_of_bytes(arm_session: Any, tmp_path: Path) -> None:
@@ -38,6 +38,6 @@ def test_layout_casts_of_bytes(arm_session: Any, tmp_path: Path) -> None:
         workload = layer_kind("layout_cast").workload(LayoutCastAttributes(source, target), [TensorType(shape, "int8")])
         (variant,) = adapter.variants(workload, DEVICE)
         kernels.append(adapter.emit(workload, variant, DEVICE))
-    for run, (source, target) in zip(runners(kernels, arm_session, tmp_path), pairs, strict=True):
+    for run, (source, target) in zip(runners(kernels, DEVICE, arm_session, tmp_path), pairs, strict=True):
         (y,) = run([pack(x, source)], [(physical_shape(shape, target), "int8")])
         np.testing.assert_array_equal(unpack(y, target, shape), x)

@@ -11,9 +11,10 @@ from softneuro_tvm import registry
 from softneuro_tvm.device import Device, vector_unit
 from softneuro_tvm.registry import layer_kind
 from tests.routines.test_conformance import Machine, cases
-from tests.support.arm_kernels import TARGET, check, own_kernels
+from tests.support.arm_kernels import check, own_kernels
 
 LANES, REGISTERS, FMA = vector_unit(frozenset({"asimd"}), "aarch64")
+TARGET = {"kind": "llvm", "mtriple": "aarch64-linux-gnu", "mcpu": "cortex-a76"}
 DEVICE = Device("arm", TARGET, vector_lanes=LANES, vector_registers=REGISTERS, fma=FMA)
 VARIANTS = 2
 """Of each routine for each workload."""
@@ -25,4 +26,4 @@ NAMES = [name for name, routine in registry.routines().items() if routine.kind !
 def test_on_neon(name: str, arm_session: Any, tmp_path: Path) -> None:
     routine = registry.routine(name)
     found = list(cases(routine, layer_kind(routine.kind), Machine("arm", DEVICE, VARIANTS)))
-    check(own_kernels(found, DEVICE), arm_session, tmp_path)
+    check(own_kernels(found, DEVICE), DEVICE, arm_session, tmp_path)

@@ -18,14 +18,12 @@ from softneuro_tvm.device import Device
 from softneuro_tvm.routine import Nested
 from tests.routines.test_conformance import Case, verify
 
-TARGET = {"kind": "llvm", "mtriple": "aarch64-linux-gnu", "mcpu": "cortex-a76"}
 
-
-def compiled(kernels: dict[str, Any], folder: Path) -> Path:
+def compiled(kernels: dict[str, Any], device: Device, folder: Path) -> Path:
     """A library for the board."""
     module = tvm.IRModule({name: codegen.rename(kernel, name) for name, kernel in kernels.items()})
     with tvm.transform.PassContext(opt_level=3, config=codegen.PASS_CONFIG):
-        built = tvm.tirx.build(module, tvm.target.Target(TARGET), pipeline=codegen.TIR_PIPELINE)
+        built = tvm.tirx.build(module, tvm.target.Target(dict(device.target)), pipeline=codegen.TIR_PIPELINE)
     objects, library = folder / "objects", folder / f"{folder.name}.so"
     objects.mkdir()
 
@@ -38,15 +36,17 @@ def compiled(kernels: dict[str, Any], folder: Path) -> Path:
     return library
 
 
-def runners(kernels: Sequence[Any], session: Any, folder: Path) -> list[Callable[..., list[np.ndarray]]]:
+def runners(
+    kernels: Sequence[Any], device: Device, session: Any, folder: Path
+) -> list[Callable[..., list[np.ndarray]]]:
     """What runs each kernel on the board: takes arguments and the shapes and types of outputs, gives these."""
-    library = compiled({f"k{i}": kernel for i, kernel in enumerate(kernels)}, folder)
+    library = compiled({f"k{i}": kernel for i, kernel in enumerate(kernels)}, device, folder)
     session.upload(str(library))
-    module, device = session.load_module(library.name), session.cpu()
+    module, cpu = session.load_module(library.name), session.cpu()
 
     def run(kernel: str, arguments: list[np.ndarray], buffers: list[tuple[tuple[int, ...], str]]) -> list[np.ndarray]:
         unwritten = [np.full(shape, np.nan if np.dtype(dtype).kind == "f" else 99, dtype) for shape, dtype in buffers]
-        inputs, outputs = ([tvm.runtime.tensor(a, device) for a in arrays] for arrays in (arguments, unwritten))
+        inputs, outputs = ([tvm.runtime.tensor(a, cpu) for a in arrays] for arrays in (arguments, unwritten))
         module.get_function(kernel)(*inputs, *outputs)
         return [output.numpy() for output in outputs]
 
@@ -63,8 +63,8 @@ def own_kernels(found: Sequence[Case], device: Device) -> list[tuple[Case, Any]]
     return own
 
 
-def check(kernels: Sequence[tuple[Case, Any]], session: Any, folder: Path) -> None:
+def check(kernels: Sequence[tuple[Case, Any]], device: Device, session: Any, folder: Path) -> None:
     """Compares the outputs of each case's kernel on the board with the reference."""
-    ran = zip(kernels, runners([kernel for _, kernel in kernels], session, folder), strict=True)
+    ran = zip(kernels, runners([kernel for _, kernel in kernels], device, session, folder), strict=True)
     wrong = [verify(case, run) for (case, _), run in ran]
     assert not any(wrong), "\n".join(filter(None, wrong))
