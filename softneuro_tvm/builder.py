@@ -37,7 +37,7 @@ from softneuro_tvm.weights import Weights
 logger = logging.getLogger(__name__)
 
 
-Packed = dict[tuple[str, str, Variant], "Future[tuple[np.ndarray, ...]]"]
+Packed = dict[tuple[str, str, Variant], Future[tuple[np.ndarray, ...]]]
 """The weights of a graph's layers as kernels read them, by layer, routine and variant."""
 
 

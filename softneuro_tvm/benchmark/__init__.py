@@ -59,8 +59,12 @@ class EngineResult:
 
         Args:
             other: Of the same comparison.
+
+        Returns:
+            The ratio; infinite if one of them could not run.
         """
-        return statistics.median(a / b for a, b in zip(self.turns_s, other.turns_s, strict=False))
+        ratios = [a / b for a, b in zip(self.turns_s, other.turns_s, strict=False)]
+        return statistics.median(ratios) if ratios else float("inf")
 
 
 class _Process:

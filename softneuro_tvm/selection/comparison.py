@@ -40,7 +40,7 @@ def compare_strategies(problem: NetworkProblem) -> dict[str, float]:
         try:
             found[name] = strategy()
         except SelectionError:
-            continue
+            continue  # the strategy alone cannot carry the network
     return {name: seconds for name, seconds in found.items() if seconds < math.inf}
 
 

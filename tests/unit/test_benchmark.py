@@ -30,6 +30,7 @@ def test_results() -> None:
     assert EngineResult("x", [3.0, 1.0, 2.0]).median_s == 2
     slow, fast = EngineResult("x", turns_s=[2.0, 9.0, 4.2]), EngineResult("y", turns_s=[1.0, 3.0, 2.0])
     assert slow.times(fast) == 2.1 and slow.times(slow) == 1.0
+    assert slow.times(EngineResult("z")) == float("inf")
     one = [np.array([1.0, 2.0])]
     assert _relative_error([np.array([[1.0], [2.2]])], one) == pytest.approx(0.1)
     assert _relative_error([np.zeros(3)], one) == float("inf")

@@ -8,7 +8,7 @@ import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -23,6 +23,8 @@ from tests.unit.test_tuner import DEVICE, network
 
 OPTIONS = TimingOptions(total_patience_s=3.0)
 CANDIDATES = max(enumerate_candidates(network(), DEVICE).by_workload.values(), key=len)
+ENDINGS: dict[str, Literal["crash", "timeout", "error"]] = {"crash": "crash", "hang": "timeout", "raise": "error"}
+"""How processes end, by what candidates do."""
 
 
 class Server:
@@ -59,9 +61,8 @@ class Server:
             index = int(request.compiled.symbol)
             self.processes[-1].append(index)
             word = self.words[index]
-            endings = {"crash": "crash", "hang": "timeout", "raise": "error"}
-            if word in endings:
-                self._outcomes.append(Outcome(number, endings[word], None, f"{word} of {index}"))  # type: ignore[arg-type]
+            if word in ENDINGS:
+                self._outcomes.append(Outcome(number, ENDINGS[word], None, f"{word} of {index}"))
                 return number
             wrong = word == "wrong" or (word == "shaken" and place > 0)
             found = (
