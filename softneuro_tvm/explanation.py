@@ -192,10 +192,8 @@ def layout_sentences(plan: Plan) -> Iterator[str]:
         if lost <= _NEGLIGIBLE * plan.predicted_s:
             yield f"With {layout} wherever possible the network would take as long."
         else:
-            yield (
-                f"With {layout} wherever possible the network would take {_ms(seconds)}, {_ms(lost)} "
-                f"({lost / plan.predicted_s:.1%}) more."
-            )
+            share = f" ({lost / plan.predicted_s:.1%})" if plan.predicted_s else ""
+            yield f"With {layout} wherever possible the network would take {_ms(seconds)}, {_ms(lost)}{share} more."
 
 
 def _ms(seconds: float) -> str:

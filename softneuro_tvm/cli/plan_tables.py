@@ -106,11 +106,11 @@ def comparison_lines(plan: Plan, samples_s: Sequence[float] = ()) -> Iterator[st
     )
     if samples_s:
         median_s, least_s = (f(samples_s) for f in (statistics.median, min))
-        off, least_off = (f"{seconds / plan.predicted_s - 1:+.1%}" for seconds in (median_s, least_s))
-        yield (
-            f"measured  {milliseconds(median_s)} ms ({off} against predicted); fastest run {milliseconds(least_s)} ms "
-            f"({least_off})"
+        off, least_off = (
+            f" ({s / plan.predicted_s - 1:+.1%}{what})" if plan.predicted_s else ""
+            for s, what in ((median_s, " against predicted"), (least_s, ""))
         )
+        yield f"measured  {milliseconds(median_s)} ms{off}; fastest run {milliseconds(least_s)} ms{least_off}"
     names = {
         "greedy": "fastest routine for each layer, adapters as needed",
         "beam": "beam search instead of an exact minimum",
@@ -120,7 +120,8 @@ def comparison_lines(plan: Plan, samples_s: Sequence[float] = ()) -> Iterator[st
     for name, seconds in sorted(plan.comparison.items(), key=lambda item: item[1]):
         layout = name.partition(":")[2]
         label = f"{layout} wherever possible" if layout else names.get(name, name)
-        yield f"  {milliseconds(seconds):>8} ms  {label} ({seconds / plan.predicted_s:.2f}x)"
+        times = f" ({seconds / plan.predicted_s:.2f}x)" if plan.predicted_s else ""
+        yield f"  {milliseconds(seconds):>8} ms  {label}{times}"
 
 
 def thread_lines(plan: Plan) -> Iterator[str]:

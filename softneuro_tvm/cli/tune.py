@@ -68,6 +68,8 @@ _TIMED_S = 0.5
 """So long the built network is timed, about."""
 _SAMPLE_S = 1e-3
 """A sample is at least as long, about."""
+_CALL_S = 1e-6
+"""So long a network takes in which nothing is computed, about."""
 _MIN_SAMPLES, _MAX_SAMPLES = 5, 200
 
 
@@ -212,8 +214,9 @@ def tune(
 
 def _timed(module: BuiltModule | RemoteModule, inputs: Mapping[str, np.ndarray], expected_s: float) -> list[float]:
     """Seconds of a run of a built network in each sample."""
-    number = max(1, math.ceil(_SAMPLE_S / max(expected_s, 1e-9)))
-    repeat = int(_TIMED_S / (number * expected_s)) if expected_s > 0 else _MAX_SAMPLES
+    expected_s = max(expected_s, _CALL_S)
+    number = math.ceil(_SAMPLE_S / expected_s)
+    repeat = int(_TIMED_S / (number * expected_s))
     return module.time(module.tensors([], inputs), min(_MAX_SAMPLES, max(_MIN_SAMPLES, repeat)), number)
 
 

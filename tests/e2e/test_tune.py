@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
+from onnx import helper
 
 import softneuro_tvm as sn
 from softneuro_tvm import zoo
@@ -24,7 +26,7 @@ from softneuro_tvm.pipeline import TuneOptions
 from softneuro_tvm.profiler import ProfileStore, measurement_key
 from softneuro_tvm.routine import Candidate
 from softneuro_tvm.tuner import TunerOptions
-from tests.support import made_up
+from tests.support import made_up, onnx_models
 
 
 class Counting:
@@ -235,3 +237,19 @@ def test_commands(library: Path, folder: Path) -> None:
     assert any("conv2d/winograd" in line for line in layers[0]["candidates"])
     names = {entry["routine"] for entry in json.loads(command("routines", "--json"))["routines"]}
     assert {"conv2d/direct", "conv2d/winograd", "default/te"} <= names
+
+
+def test_a_network_of_views_is_tuned_in_no_time(tmp_path: Path) -> None:
+    nodes = [helper.make_node("Reshape", ["x", "shape"], ["y"])]
+    found = onnx_models.model(nodes, {"x": [2, 6]}, {"y": onnx.TensorProto.FLOAT}, {"shape": np.array([3, 4])})
+    onnx.save(found, tmp_path / "view.onnx")
+    done = subprocess.run(
+        [sys.executable, "-m", "softneuro_tvm", "tune", "view.onnx", "--tuning-records", "store.sqlite"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=100,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "proved optimal" in done.stderr + done.stdout and (tmp_path / "view.so").exists()

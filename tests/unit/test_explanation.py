@@ -13,7 +13,7 @@ import typer
 from typer.testing import CliRunner
 
 from softneuro_tvm.cli.explain import explain
-from softneuro_tvm.cli.plan_tables import need_lines
+from softneuro_tvm.cli.plan_tables import comparison_lines, need_lines
 from softneuro_tvm.descriptor import parse
 from softneuro_tvm.errors import SoftNeuroError
 from softneuro_tvm.explanation import (
@@ -248,3 +248,15 @@ def test_explain_as_json_is_complete(plan_file: Path) -> None:
     assert found["routine"]["layers"][0]["layer"] == "conv2"
     assert {"resources", "limits", "pareto", "tuning", "samples_s", "device"} <= set(found)
     assert Format(found["adapters"][0]["target"]) == Format("NCHW")
+
+
+def test_networks_that_take_no_time_are_described() -> None:
+    comparison = {"greedy": 2e-3, "single_layout:NHWC": 1e-3, "single_layout:NCHW": 0.0}
+    found = plan(choice("only", "reshape/view", "NCHW", 0.0), comparison=comparison)
+    lines = list(comparison_lines(found, [2e-6, 1e-6, 3e-6]))
+    assert lines[0].startswith("predicted") and lines[1] == "measured  0.0020 ms; fastest run 0.0010 ms"
+    assert not any("(" in line for line in lines[1:])
+    assert list(layout_sentences(found)) == [
+        "With NCHW wherever possible the network would take as long.",
+        "With NHWC wherever possible the network would take 1 ms, 1 ms more.",
+    ]
