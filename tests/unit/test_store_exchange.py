@@ -133,13 +133,17 @@ def test_a_file_that_was_cut_off_is_imported_as_far_as_it_goes(store: ProfileSto
         export_records(store, path)
         data = path.read_bytes()
         for _ in range(12):
-            path.write_bytes(data[: generator.randrange(len(data) // 4, len(data))])
+            path.write_bytes(data[: generator.randrange(len(data) // 4, len(data) * 9 // 10)])
             with ProfileStore(tmp_path / f"{os.urandom(4).hex()}.sqlite") as new:
                 done = import_records(new, path)
                 known = new.get_many(map(key, range(60)))
             assert known.items() <= store.get_many(map(key, range(60))).items()
             assert len(known) == done.new < 60
             assert "should follow" in done.problems[-1]
+    path.write_bytes(data[:-1])  # all records are there, not the whole checksum
+    with ProfileStore(tmp_path / "all.sqlite") as new:
+        done = import_records(new, path)
+    assert done.new == 60 and "cut off" in done.problems[-1]
 
 
 @pytest.mark.parametrize("text", ["", "{}", "no export", '{"format": "softneuro_tvm profile"}', "SQLite format 3\0"])
