@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from softneuro_tvm.descriptor import Descriptor, parse, shown_layout
 from softneuro_tvm.formats import Format
-from softneuro_tvm.plan import AdapterChoice, Alternative, LayerChoice, Plan
+from softneuro_tvm.plan import FINALS, AdapterChoice, Alternative, LayerChoice, Plan
 
 _NEGLIGIBLE = 1e-4
 """Part of the whole network's time below which a difference is not worth a word."""
@@ -19,17 +19,19 @@ class Loss:
 
     Args:
         alternative: The candidate.
-        lost_s: Seconds that the whole network takes longer; negative if only limits are in the way, or if nobody timed
-            the candidate and it may be better.
+        lost_s: Seconds that the whole network takes longer; negative if only limits are in the way, if nobody timed
+            the candidate and it may be better, or if whole networks were timed and that decided otherwise.
         own_s: Seconds of these for which the candidate itself takes longer; None where choice and candidate do not
             compute the same layers.
         noise_s: Spread of the two measurements: a loss below it may be none.
+        decided_by_finals: Whether the plan is not the best one by prediction, but was faster as a whole network.
     """
 
     alternative: Alternative
     lost_s: float
     own_s: float | None
     noise_s: float
+    decided_by_finals: bool = False
 
     @property
     def elsewhere_s(self) -> float | None:
@@ -73,6 +75,7 @@ def loss(plan: Plan, choice: LayerChoice, alternative: Alternative) -> Loss:
         alternative.plan_s - plan.predicted_s,
         alternative.median_s - choice.median_s if comparable else None,
         choice.spread * choice.median_s + alternative.spread * alternative.median_s,
+        plan.method == FINALS,
     )
 
 
@@ -132,6 +135,9 @@ def loss_sentence(found: Loss) -> str:
         return f"{takes}, and the whole network would take as long."
     if found.lost_s < 0 and not other.measured:
         return f"{takes} and might make the whole network up to {_ms(-found.lost_s)} faster."
+    if found.lost_s < 0 and found.decided_by_finals:
+        faster = f"{takes} and would make the whole network {_ms(-found.lost_s)} faster by prediction"
+        return f"{faster}, but this plan was faster when whole networks were timed."
     if found.lost_s < 0:
         return f"{takes} and would make the whole network {_ms(-found.lost_s)} faster, but not within the limits."
     whole = f"{takes} and would make the whole network {least}{_ms(found.lost_s)} slower"

@@ -22,13 +22,15 @@ from softneuro_tvm.errors import SelectionError
 from softneuro_tvm.graph import Graph
 from softneuro_tvm.machine import machine_lock
 from softneuro_tvm.measurement import Measurement
-from softneuro_tvm.plan import Plan
+from softneuro_tvm.plan import FINALS, Plan
 from softneuro_tvm.profiler import ProfileStore
 from softneuro_tvm.profiler.keys import network_key
 from softneuro_tvm.reference import sample_inputs
 from softneuro_tvm.routine import Candidate
 from softneuro_tvm.runtime import Module
-from softneuro_tvm.selection import select
+from softneuro_tvm.selection import Limits
+from softneuro_tvm.selection.measured import MeasuredNetwork
+from softneuro_tvm.selection.select import choose, make_plan
 from softneuro_tvm.selection.solver import least_cost
 from softneuro_tvm.tuner import Network
 
@@ -139,12 +141,14 @@ def rivals(network: Network, results: Mapping[Candidate, Measurement], device: D
         plan: The best one by prediction.
 
     Returns:
-        The closest ones first.
+        The closest ones first. What they say of alternatives and of the least possible time regards all families.
     """
     families = dict.fromkeys(choice.routine for choice in plan.layers)
     seconds = {family: _seconds_without(family, network, results) for family in families}
     close = [family for family in families if seconds[family] <= plan.predicted_s * (1 + _CLOSE)]
     found = {identity(plan): plan}
+    everything = (network.graph, network.candidates, results, device)
+    whole = MeasuredNetwork(*everything, network.allowed)
     for family in sorted(close, key=seconds.__getitem__):
         if len(found) < FINALISTS:
 
@@ -152,7 +156,8 @@ def rivals(network: Network, results: Mapping[Candidate, Measurement], device: D
                 allowed = network.allowed is None or network.allowed(name, candidate)
                 return allowed and candidate.routine.name != family
 
-            rival = select(network.graph, network.candidates, results, device, allowed=others, compare=False)
+            choice = choose(MeasuredNetwork(*everything, others), Limits())
+            rival = make_plan(whole, replace(choice, lower_s=plan.lower_bound_s, method=FINALS), Limits())
             found.setdefault(identity(rival), replace(rival, comparison=plan.comparison))
     return list(found.values())[1:]
 

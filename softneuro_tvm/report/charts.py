@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from softneuro_tvm.plan import LayerChoice, Plan
+from softneuro_tvm.plan import FINALS, LayerChoice, Plan
 from softneuro_tvm.report.numbers import Times, label, quantity
 
 _CUT = 4.0
@@ -75,7 +75,8 @@ def bars(plan: Plan) -> tuple[Bar, ...]:
         low, median, high = quartiles(plan.samples_s)
         found.append(Bar("This plan, measured", median, "measured", low, high))
     if plan.lower_bound_s < plan.predicted_s * (1 - 1e-9):
-        found.append(Bar("No plan is faster than", plan.lower_bound_s, "bound"))
+        text = "The best plan by prediction" if plan.method == FINALS else "No plan is faster than"
+        found.append(Bar(text, plan.lower_bound_s, "bound"))
     for name, seconds in sorted(plan.comparison.items(), key=lambda item: item[1]):
         if not math.isfinite(seconds):
             continue

@@ -9,7 +9,9 @@ import pytest
 
 from softneuro_tvm import finalists
 from softneuro_tvm.candidates import enumerate_candidates
+from softneuro_tvm.cli.plan_tables import comparison_lines
 from softneuro_tvm.device import Device
+from softneuro_tvm.explanation import layer_sentence
 from softneuro_tvm.finalists import identity, play_finals, rivals, winner
 from softneuro_tvm.measurement import Measurement
 from softneuro_tvm.profiler import ProfileStore
@@ -40,6 +42,12 @@ def test_rivals_do_without_a_family_and_are_close(case: tuple, monkeypatch: pyte
     for rival in found:
         assert rival.predicted_s >= plan.predicted_s
         assert families - {choice.routine for choice in rival.layers}
+        assert (rival.method, rival.lower_bound_s) == ("finals", plan.predicted_s)
+        ahead = [a.plan_s for choice in rival.layers for a in choice.alternatives if a.routine in families]
+        assert min(ahead) == pytest.approx(plan.predicted_s)  # what they do without is weighed against them
+        assert "faster as a whole network than the best by prediction" in next(comparison_lines(rival))
+        sentences = [layer_sentence(rival, choice) for choice in rival.layers]
+        assert any("faster by prediction, but this plan" in sentence for sentence in sentences)
     monkeypatch.setattr(finalists, "_CLOSE", 0.0)
     assert rivals(network, results, DEVICE, plan) == []
 
