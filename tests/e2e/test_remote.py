@@ -29,6 +29,7 @@ from softneuro_tvm.errors import BoardError, BoardsLostError
 from softneuro_tvm.formats import TensorType
 from softneuro_tvm.measurement import Measurement
 from softneuro_tvm.profiler import Profiler, ProfileStore, SilentObserver, TimingOptions, Workers
+from softneuro_tvm.profiler.boards import SESSION_CANDIDATES
 from softneuro_tvm.profiler.files import input_file
 from softneuro_tvm.profiler.sentinel import MachineSpeed
 from softneuro_tvm.profiler.tasks import compile_batch, compile_sentinel, prepare
@@ -178,18 +179,20 @@ def test_a_board_that_is_always_slow_is_measured_as_it_is(servers: Any, tmp_path
 
 
 def test_lost_boards_end_tuning_and_keep_results(tmp_path: Path) -> None:
-    candidates = faulty.candidates(faulty.Plain, faulty.AsRelax, of=faulty.workload(6))
-    more = faulty.candidates(faulty.Plain, of=faulty.workload(7))
+    # more than one session's, so that not all can have been measured before the first result arrives here
+    candidates = [
+        c for n in range(20, 21 + SESSION_CANDIDATES) for c in faulty.candidates(faulty.Plain, of=faulty.workload(n))
+    ]
     with rpc_servers.serving("lost") as servers, ProfileStore(tmp_path / "profile.sqlite") as store:
         killer = Killer(servers)
         begin_s = time.monotonic()
         with pytest.raises(BoardsLostError, match=r"what was measured is kept"):
-            profiled([*candidates, *more], store, servers.board(patience_s=3, connect_timeout_s=5), killer)
+            profiled(candidates, store, servers.board(patience_s=3, connect_timeout_s=5), killer)
         assert time.monotonic() - begin_s < 60
         kept = list(store.records())
         assert 1 <= len(kept) == killer.measured_before and all(m.ok for _, m in kept)
         servers.start_board()
-        results = profiled([*candidates, *more], store, servers.board())
+        results = profiled(candidates, store, servers.board())
         assert all(measurement.ok for measurement in results.values())
 
 
