@@ -195,11 +195,12 @@ def layout_sentences(plan: Plan) -> Iterator[str]:
     found = {name.partition(":")[2]: s for name, s in plan.comparison.items() if name.startswith("single_layout:")}
     for layout, seconds in sorted(found.items(), key=lambda item: item[1]):
         lost = seconds - plan.predicted_s
-        if lost <= _NEGLIGIBLE * plan.predicted_s:
+        if abs(lost) <= _NEGLIGIBLE * plan.predicted_s:
             yield f"With {layout} wherever possible the network would take as long."
         else:
-            share = f" ({lost / plan.predicted_s:.1%})" if plan.predicted_s else ""
-            yield f"With {layout} wherever possible the network would take {_ms(seconds)}, {_ms(lost)}{share} more."
+            share = f" ({abs(lost) / plan.predicted_s:.1%})" if plan.predicted_s else ""
+            difference = f"{_ms(abs(lost))}{share} {'more' if lost > 0 else 'less'}"
+            yield f"With {layout} wherever possible the network would take {_ms(seconds)}, {difference}."
 
 
 def _ms(seconds: float) -> str:

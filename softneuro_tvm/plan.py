@@ -15,6 +15,7 @@ from softneuro_tvm.routine import Variant
 
 PLAN_VERSION = 2
 FINALS = "finals"
+"""The method of plans that were not the best by prediction, but the fastest as whole networks."""
 
 
 @dataclass(frozen=True)
@@ -108,8 +109,7 @@ class Plan:
         adapters: Conversions.
         predicted_s: Sum of measured times.
         lower_bound_s: No plan is faster, by the same measurements; equal to `predicted_s` when proved optimal.
-        method: How the optimum was found; `FINALS` if another plan has the least predicted time, and this one was
-            faster when both ran as whole networks.
+        method: How the optimum was found, or `FINALS`.
         comparison: Predicted seconds of other plans: greedy, best single layout, beam search, no adapters (a bound).
         resources: What the plan needs: `memory_bytes` (the most that activations need at once, conversions included),
             `workspace_bytes` (the largest of a kernel), `weights_bytes` (as they are packed) and `accuracy` (the sum

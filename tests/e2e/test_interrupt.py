@@ -38,7 +38,7 @@ def descendants(group: int) -> list[int]:
     return found
 
 
-@pytest.mark.parametrize("number,measured", [(signal.SIGINT, 1), (signal.SIGINT, 12), (signal.SIGKILL, 3)])
+@pytest.mark.parametrize(("number", "measured"), [(signal.SIGINT, 1), (signal.SIGINT, 12), (signal.SIGKILL, 3)])
 def test_an_interrupted_tune_keeps_what_it_measured(tmp_path: Path, number: signal.Signals, measured: int) -> None:
     store = tmp_path / "store.sqlite"
     command = [sys.executable, "-m", "softneuro_tvm", "tune", "zoo:digits", "-o", str(tmp_path / "x.so")]

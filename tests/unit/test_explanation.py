@@ -260,3 +260,9 @@ def test_networks_that_take_no_time_are_described() -> None:
         "With NCHW wherever possible the network would take as long.",
         "With NHWC wherever possible the network would take 1 ms, 1 ms more.",
     ]
+
+
+def test_another_layout_may_have_the_least_predicted_time() -> None:
+    found = plan(choice("only", "conv2d/direct", "NCHW", 2.0), comparison={"single_layout:NHWC": 1.5e-3})
+    (sentence,) = layout_sentences(found)
+    assert sentence == "With NHWC wherever possible the network would take 1.5 ms, 0.5 ms (25.0%) less."
