@@ -222,6 +222,8 @@ def _timed(module: BuiltModule | RemoteModule, inputs: Mapping[str, np.ndarray],
 
 def _effort(plan: Plan, bar: ProgressBar) -> str:
     """What was measured, and how sure the plan is."""
+    from softneuro_tvm.tuner import TunerOptions
+
     counts, tuning = bar.counts, plan.tuning
     text = (
         f"{counts['measured']} candidates measured now ({counts['failed']} failed), {counts['known']} known from "
@@ -231,9 +233,9 @@ def _effort(plan: Plan, bar: ProgressBar) -> str:
     if bar.bound_s and bar.bound_s < plan.predicted_s and "threads" not in tuning:
         bound = f"; by the cost model no plan takes less than {milliseconds(bar.bound_s)} ms"
     reasons = {
-        "proved": "none of them could make the plan faster",
+        "proved": f"by the cost model none of them could make the plan {TunerOptions().gap:.1%} faster",
         "settled": f"they are not likely to make the plan much faster{bound}",
         "budget": f"the time was over{bound}",
         "interrupted": f"interrupted{bound}",
     }
-    return text + reasons[tuning["stopped"]]
+    return text + (reasons[tuning["stopped"]] if tuning["skipped"] else "all were measured")
