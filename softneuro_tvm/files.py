@@ -18,12 +18,7 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises:
         BuildError: the folder is missing, not writable, or full.
     """
-    try:
-        handle, name = tempfile.mkstemp(suffix=path.suffix, prefix=f".{path.stem}.", dir=path.parent)
-        os.close(handle)
-    except OSError as error:
-        raise BuildError(f"cannot write {str(path)!r}: {error.strerror}; choose another folder with -o") from error
-    temporary = Path(name)
+    temporary = _temporary(path)
     try:
         yield temporary
         temporary.chmod(0o666 & ~_umask())
@@ -41,9 +36,7 @@ def check_writable(path: Path) -> None:
     Raises:
         BuildError: the folder is missing or not writable.
     """
-    with replacing(path.with_name(f"{path.name}.probe")) as temporary:
-        temporary.write_bytes(b"")
-    path.with_name(f"{path.name}.probe").unlink()
+    _temporary(path).unlink()
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -52,6 +45,16 @@ def write_atomically(path: Path, data: bytes) -> None:
         stream.write(data)
         stream.flush()
         os.fsync(stream.fileno())
+
+
+def _temporary(path: Path) -> Path:
+    """Makes an empty file beside another one."""
+    try:
+        handle, name = tempfile.mkstemp(suffix=path.suffix, prefix=f".{path.stem}.", dir=path.parent)
+        os.close(handle)
+    except OSError as error:
+        raise BuildError(f"cannot write {str(path)!r}: {error.strerror}; choose another folder with -o") from error
+    return Path(name)
 
 
 def _umask() -> int:

@@ -50,7 +50,7 @@ def test_help_names_every_command() -> None:
     [
         (("tune", "absent.onnx"), "absent.onnx"),
         (("tune", "zoo:resnet81"), "resnet18"),
-        (("tune", "zoo:digits", "-o", "/nowhere/x.so"), "/nowhere/x.so"),
+        (("tune", "zoo:digits", "-o", "/nowhere/x.so"), "cannot write '/nowhere/x.so'"),
         (("run", "absent.so"), "absent.so"),
         (("explain", "absent.json"), "absent.json"),
     ],
