@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import pickle
-import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,11 +13,12 @@ import pytest
 
 from softneuro_tvm.candidates import enumerate_candidates
 from softneuro_tvm.measurement import Measurement
-from softneuro_tvm.profiler import SilentObserver, TimingOptions
+from softneuro_tvm.profiler import SilentObserver, TimingOptions, session
 from softneuro_tvm.profiler.keys import measurement_key
 from softneuro_tvm.profiler.messages import Compiled, Measured, MeasureRequest, Outcome
 from softneuro_tvm.profiler.session import Job, Session
 from softneuro_tvm.routine import Candidate
+from tests.support.clock import Clock
 from tests.unit.test_tuner import DEVICE, network
 
 OPTIONS = TimingOptions(total_patience_s=3.0)
@@ -33,6 +33,11 @@ class Server:
     ``ok``, ``wrong``, ``crash``, ``hang``, ``raise``; ``shaken``: wrong unless it is the first of its process;
     ``exit``: ends its process after it was measured.
 
+    Args:
+        words: What it does with each.
+        clock: Goes on with each candidate by `seconds`.
+        seconds: That one takes.
+
     Attributes:
         processes: The candidates of each process, by position.
         requests: Of each process.
@@ -41,8 +46,8 @@ class Server:
     folder = Path("scratch")
     compiling = 2
 
-    def __init__(self, words: Sequence[str], seconds: float = 0.0) -> None:
-        self.words, self.seconds = words, seconds
+    def __init__(self, words: Sequence[str], clock: Clock, seconds: float) -> None:
+        self.words, self.clock, self.seconds = words, clock, seconds
         self.processes: list[list[int]] = []
         self.requests: list[Sequence[MeasureRequest]] = []
         self._outcomes: deque[Outcome] = deque()
@@ -55,9 +60,9 @@ class Server:
         self.requests.append(requests)
         self._outcomes.append(Outcome(number - 1, "part", None))  # left behind by an interrupted call
         for place, request in enumerate(requests):
-            if place and time.monotonic() > deadline_s:
+            if place and self.clock.monotonic() > deadline_s:
                 break
-            time.sleep(self.seconds)
+            self.clock.sleep(self.seconds)
             index = int(request.compiled.symbol)
             self.processes[-1].append(index)
             word = self.words[index]
@@ -90,17 +95,19 @@ class Store:
         return found
 
 
-def measured(words: Sequence[str], deadline_s: float = math.inf, seconds: float = 0.0) -> tuple[list[str], Server]:
+def measured(
+    words: Sequence[str], deadline_s: float = math.inf, clock: Clock | None = None, seconds: float = 0.0
+) -> tuple[list[str], Server]:
     """What is found of candidates of one workload: their statuses in order; empty for those without a result."""
     candidates = list(CANDIDATES[: len(words)])
     assert len(candidates) == len(words)
-    server, store = Server(words, seconds), Store()
+    server, store = Server(words, clock or Clock(), seconds), Store()
     results: dict[Candidate, Measurement] = {}
     keys = {candidate: measurement_key(candidate, DEVICE, "l2") for candidate in candidates}
-    session = Session(DEVICE, store, "l2", SilentObserver(), OPTIONS, server, keys, results)  # type: ignore[arg-type]
+    measuring = Session(DEVICE, store, "l2", SilentObserver(), OPTIONS, server, keys, results)  # type: ignore[arg-type]
     compiled = {c: Compiled("kernel", "lib.so", str(i)) for i, c in enumerate(candidates)}
-    session._measure_here([Job(candidates[0].workload, candidates, dict(compiled))], deadline_s)
-    assert len(store.stored) == len(results) == session.count
+    measuring._measure_here([Job(candidates[0].workload, candidates, dict(compiled))], deadline_s)
+    assert len(store.stored) == len(results) == measuring.count
     return [results[c].status if c in results else "" for c in candidates], server
 
 
@@ -138,6 +145,9 @@ def test_a_process_that_dies_after_its_last_result_blames_nobody() -> None:
     assert found == ["ok", "ok"] and server.processes == [[0], [1]]
 
 
-def test_none_is_begun_after_the_deadline() -> None:
-    found, server = measured(["ok"] * 4, time.monotonic() + 0.06, seconds=0.05)
+def test_none_is_begun_after_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock().rules(monkeypatch, session)
+    found, server = measured(["ok"] * 4, clock.now_s + 6, clock, seconds=5)
     assert found == ["ok", "ok", "", ""] and server.processes == [[0, 1]]
+    found, server = measured(["ok"] * 4, clock.now_s - 1, clock)
+    assert found == [""] * 4 and not server.processes

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
@@ -23,6 +22,7 @@ from softneuro_tvm.thread_choice import likely_first, thread_counts, tune_thread
 from softneuro_tvm.tuner import Network, Tuning
 from softneuro_tvm.tuning import FINALS_S, Tuned, TuneOptions
 from tests.support import made_up
+from tests.support.clock import Clock
 from tests.support.graphs import Builder
 from tests.unit.test_tuner import DEVICE, network
 
@@ -48,6 +48,7 @@ class FakeWorkshop:
     end_s: float = math.inf
     options: TuneOptions = field(default_factory=TuneOptions)
     tuning_s: float = 0.0
+    clock: Clock = field(default_factory=Clock)
     graph: Graph = GRAPH
     store: Any = None
     time_networks: Any = None
@@ -59,7 +60,7 @@ class FakeWorkshop:
         self.asked.append((threads, deadline_s, limit_s))
         if self.interrupted.get(threads) == "without a plan":
             raise KeyboardInterrupt
-        time.sleep(self.tuning_s)
+        self.clock.sleep(self.tuning_s)
         seconds = self.predicted_s[threads]
         stopped: Any = "slower" if seconds > limit_s else "settled"
         stopped = "interrupted" if threads in self.interrupted else stopped
@@ -155,11 +156,12 @@ def test_networks_that_cannot_be_timed_are_judged_by_prediction(monkeypatch: pyt
 
 
 def test_a_budget_is_shared_and_the_likely_ones_come_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    begin = time.monotonic()
-    context = FakeWorkshop({1: 1.0, 2: 1.0, 4: 1.0}, {1: 1.0, 2: 1.0, 4: 1.0}, end_s=begin + 100 + FINALS_S)
+    clock = Clock().rules(monkeypatch, thread_choice)
+    begin_s, table = clock.now_s, {1: 1.0, 2: 1.0, 4: 1.0}
+    context = FakeWorkshop(table, table, end_s=begin_s + 100 + FINALS_S, tuning_s=20, clock=clock)
     run(monkeypatch, context, (4, 2, 1))
-    assert [deadline_s - begin for _, deadline_s, _ in context.asked] == pytest.approx([50, 50, 100], abs=10)
-    context = FakeWorkshop({1: 1.0, 2: 1.0}, end_s=time.monotonic() + FINALS_S + 0.05, tuning_s=0.1)
+    assert [deadline_s - begin_s for _, deadline_s, _ in context.asked] == pytest.approx([50, 60, 100])
+    context = FakeWorkshop({1: 1.0, 2: 1.0}, end_s=clock.now_s + FINALS_S + 5, tuning_s=10, clock=clock)
     plan = run(monkeypatch, context, (2, 1))
     assert [threads for threads, _, _ in context.asked] == [2]  # the time is over
     assert plan.device["threads"] == 2 and len(plan.tuning["threads"]) == 1
