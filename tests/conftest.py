@@ -6,6 +6,13 @@ import signal
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+for _profile, _derandomized in (("same", True), ("search", False)):
+    settings.register_profile(
+        _profile, derandomize=_derandomized, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    )
+settings.load_profile("same")
 
 
 def pytest_configure() -> None:

@@ -104,7 +104,7 @@ def obeys(plan: Plan, force: list[str], forbid: list[str]) -> None:
                 assert not is_one(choice, text)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(RESTRICTIONS, st.integers(0, 3))
 def test_plans_obey(changes: dict[str, list[str]], seed: int) -> None:
     graph, candidates = example()
@@ -123,7 +123,7 @@ def test_plans_obey(changes: dict[str, list[str]], seed: int) -> None:
     assert (again.layers, again.adapters, again.predicted_s) == (plan.layers, plan.adapters, plan.predicted_s)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(descriptors(), min_size=1, max_size=2), st.integers(0, 3))
 def test_a_routine_is_used_wherever_it_can_be(routine: list[str], seed: int) -> None:
     graph, candidates = example()

@@ -103,7 +103,7 @@ class Network:
         return self.add("reshape", ReshapeAttributes(SHAPE), changed)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(PLANS, st.sets(st.integers(0, 31), min_size=1, max_size=3))
 def test_passes_keep_what_a_graph_computes(plan: list[tuple[str, int, int]], returned: set[int]) -> None:
     network = Network()

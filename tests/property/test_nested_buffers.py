@@ -85,7 +85,7 @@ def programmes(draw: st.DrawFn) -> Programme:
 
 
 @given(programmes())
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 def test_every_read_finds_what_was_written(programme: Programme) -> None:
     buffers = programme.buffers()
     arena = plan_arena(buffers, programme.within)
@@ -114,7 +114,6 @@ def test_every_read_finds_what_was_written(programme: Programme) -> None:
 
 
 @given(programmes())
-@settings(deadline=None)
 def test_bounds(programme: Programme) -> None:
     arena = plan_arena(programme.buffers(), programme.within)
     assert arena.lower_bound_bytes <= arena.size_bytes

@@ -142,7 +142,7 @@ def chosen_units(problem: NetworkProblem, states: tuple[int, ...]) -> list[Unit]
     return units
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(networks())
 def test_equals_brute_force(network: Any) -> None:
     graph, priced, adapters, covers = network
@@ -157,7 +157,7 @@ def test_equals_brute_force(network: Any) -> None:
     assert np.isclose(sum(c for _, (_, c) in units) + paid, best, rtol=1e-9)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(networks())
 def test_marginals_are_the_best_plans_with_each_state(network: Any) -> None:
     graph, priced, adapters, covers = network
@@ -170,7 +170,7 @@ def test_marginals_are_the_best_plans_with_each_state(network: Any) -> None:
             assert np.isclose(best[i][s], min(cost for units, cost in ways if unit in units), rtol=1e-9)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(networks())
 def test_the_integer_programme_agrees(network: Any) -> None:
     graph, priced, adapters, covers = network
@@ -182,7 +182,7 @@ def test_the_integer_programme_agrees(network: Any) -> None:
     assert np.isclose(found.lower, cost, rtol=1e-6)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(networks())
 def test_simpler_problems_bound_the_optimum(network: Any) -> None:
     graph, priced, adapters, covers = network

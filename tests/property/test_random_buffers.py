@@ -33,7 +33,6 @@ def in_place(found: list[Buffer], arena: Arena, i: int, j: int) -> bool:
 
 
 @given(buffers(chains=True))
-@settings(deadline=None)
 def test_live_buffers_never_overlap(found: list[Buffer]) -> None:
     arena = plan_arena(found)
     ends = [offset + buffer.size_bytes for offset, buffer in zip(arena.offsets, found, strict=True)]
@@ -46,7 +45,6 @@ def test_live_buffers_never_overlap(found: list[Buffer]) -> None:
 
 
 @given(buffers(chains=True))
-@settings(deadline=None)
 def test_each_place_is_handed_on_once(found: list[Buffer]) -> None:
     arena = plan_arena(found)
     for i, buffer in enumerate(found):
@@ -55,7 +53,6 @@ def test_each_place_is_handed_on_once(found: list[Buffer]) -> None:
 
 
 @given(buffers(chains=True))
-@settings(deadline=None)
 def test_bounds(found: list[Buffer]) -> None:
     arena = plan_arena(found)
     assert arena.lower_bound_bytes <= arena.size_bytes <= sum(aligned(buffer.size_bytes) for buffer in found)
@@ -64,7 +61,6 @@ def test_bounds(found: list[Buffer]) -> None:
 
 
 @given(buffers())
-@settings(deadline=None)
 def test_exact_is_no_worse_than_greedy(found: list[Buffer]) -> None:
     placement = Placement(found)
     greedy = place_greedily(found)
@@ -73,7 +69,7 @@ def test_exact_is_no_worse_than_greedy(found: list[Buffer]) -> None:
 
 
 @given(buffers(most=6))
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 def test_exact_is_the_best_of_all_orders(found: list[Buffer]) -> None:
     """Every placement without holes below is made by putting buffers on one another in some order."""
 

@@ -67,7 +67,7 @@ def close(a: Table | float, b: Table | float) -> bool:
 
 
 @given(problems(), st.sampled_from([4_000_000, 1]))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_solve_finds_the_brute_force_optimum_whatever_the_table_limit(problem: PairwiseProblem, limit: int) -> None:
     best = all_costs(problem).min()
     if np.isinf(best):
@@ -80,7 +80,7 @@ def test_solve_finds_the_brute_force_optimum_whatever_the_table_limit(problem: P
 
 
 @given(problems(), st.sampled_from([4_000_000, 1]))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_marginals_are_those_of_brute_force_whatever_the_table_limit(problem: PairwiseProblem, limit: int) -> None:
     expected = all_marginals(problem)
     if np.isinf(expected[0]).all():
@@ -95,7 +95,7 @@ def test_marginals_are_those_of_brute_force_whatever_the_table_limit(problem: Pa
 
 
 @given(problems())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_greedy_is_feasible_and_starts_from_the_cheapest_states(problem: PairwiseProblem) -> None:
     best = all_costs(problem).min()
     if np.isinf(best):
@@ -111,7 +111,7 @@ def test_greedy_is_feasible_and_starts_from_the_cheapest_states(problem: Pairwis
 
 
 @given(problems())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_a_conflict_is_infeasible_and_minimal(problem: PairwiseProblem) -> None:
     def satisfiable(variables: tuple[int, ...]) -> bool:
         index = {v: p for p, v in enumerate(variables)}
@@ -147,7 +147,7 @@ def nested_constraints(draw: st.DrawFn) -> PairwiseProblem:
 
 
 @given(nested_constraints())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_shared_constraints_keep_every_marginal(problem: PairwiseProblem) -> None:
     shared = share_constraints(FactorGraph.of(problem))
     event(f"rewritten: {shared is not None}")
@@ -166,7 +166,7 @@ def test_shared_constraints_keep_every_marginal(problem: PairwiseProblem) -> Non
 
 
 @given(problems())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_dual_ascent_never_bounds_too_much(problem: PairwiseProblem) -> None:
     expected = all_marginals(problem)
     graph = FactorGraph.of(problem)
@@ -181,7 +181,7 @@ def test_dual_ascent_never_bounds_too_much(problem: PairwiseProblem) -> None:
 
 
 @given(problems(), st.randoms(use_true_random=False))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_the_answer_does_not_depend_on_the_order_of_the_pairs(problem: PairwiseProblem, random: object) -> None:
     if np.isinf(all_costs(problem).min()):
         return
