@@ -96,7 +96,7 @@ class ClusterWorkers:
             self._advance()
             if self._failed:
                 return self._failed.popleft()
-            if not self._there:
+            if not self._there and not self._jobs:  # while the cluster has no workers, jobs wait though none is there
                 return self._ended_here()
             if self._numbers and wait([self._workers], 0):  # type: ignore[list-item]
                 return self._ended_here()
