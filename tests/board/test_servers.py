@@ -37,7 +37,8 @@ def test_sigterm_ends_a_busy_server_with_all_it_has_started(start: Start, kernel
     assert server.stop() == 0
     with pytest.raises(ClientError, match="the server is being stopped"):
         client.result()
-    assert children and not any(map(is_running, [*children, process]))
+    assert children
+    wait_until(lambda: not any(map(is_running, [*children, process])), "the end of all it has started")
     assert not list(server.work_dir.iterdir())
     assert server.log.endswith("stopped\n")
 
@@ -165,7 +166,7 @@ def test_a_tracker_goes_and_comes_back(start: Start, kernels: Path, tracker: Tra
     server.wait_for_log("no tracker at")
     tracker.start()
     assert run_client(lambda: add_one(tracker.request(KEY), kernels)) == RIGHT
-    assert server.log.count("registered with tracker") == 2
+    wait_until(lambda: server.log.count("registered with tracker") == 2, "its second offer")
 
 
 def test_a_tracker_goes_and_comes_back_during_a_session(start: Start, kernels: Path, tracker: Tracker) -> None:

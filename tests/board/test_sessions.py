@@ -28,6 +28,7 @@ from tests.support.board import (
     run_client,
     server_command,
     shake_hands,
+    wait_until,
 )
 
 RIGHT = [1.0, 2.0, 3.0, 4.0]
@@ -166,7 +167,7 @@ def test_what_a_kernel_starts_ends_with_its_session(server: Server, kernels: Pat
     start = len(server.log)
     process = run_client(lambda: call(server.connect(), kernels, "start_process"))
     server.wait_for_log("ended normally", start)
-    assert not is_running(process)
+    wait_until(lambda: not is_running(process), "the end of what the kernel has started")
 
 
 def test_sessions_come_one_after_the_other(server: Server, kernels: Path) -> None:
