@@ -20,14 +20,11 @@ class Clock:
     def monotonic(self) -> float:
         return self.now_s
 
-    perf_counter = monotonic
-
     def sleep(self, seconds: float) -> None:
         """Goes on by so much at once."""
         self.now_s += seconds
 
-    def rules(self, monkeypatch: pytest.MonkeyPatch, *modules: ModuleType) -> Clock:
-        """Itself, from now on the clock of these modules."""
-        for module in modules:
-            monkeypatch.setattr(module, "time", self)
+    def rules(self, monkeypatch: pytest.MonkeyPatch, module: ModuleType) -> Clock:
+        """Itself, from now on the clock of this module."""
+        monkeypatch.setattr(module, "time", self)
         return self
